@@ -1,0 +1,16 @@
+"""Attacks: what an honest-but-curious server restores from what it sees.
+
+`labels/` restores how many examples of each class there are, `matching/` finds pictures whose gradient matches, `exact/`
+(to come) solves for them; `controls` look at nothing. Import from here; add yours to its family's catalogue.
+"""
+
+from attacks.attack import Attack, Granted, NotApplicable, Observation, Reconstruction
+from attacks.controls import Mean, Null
+from attacks.labels import LABELS
+from attacks.matching import MATCHING
+
+CONTROLS: dict[str, type[Attack]] = {"null": Null, "mean": Mean}
+
+ATTACKS: dict[str, type[Attack]] = {**LABELS, **MATCHING, **CONTROLS}
+
+__all__ = ["ATTACKS", "CONTROLS", "LABELS", "MATCHING", "Attack", "Granted", "NotApplicable", "Observation", "Reconstruction"]

@@ -1,0 +1,103 @@
+"""What an attack is given, what it gives back, and what it is.
+
+Nothing here or below knows the client's data: see the import contracts in `pyproject.toml`.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from learning.tensors import Tensors, Update
+from learning.training import Training
+
+
+class NotApplicable(Exception):
+    """An assumption of the attack fails on this observation; the message is one sentence that says which."""
+
+
+@dataclass(frozen=True)
+class Granted:
+    """What the study gives away beyond the protocol. Everything here is named in the report.
+
+    `labels`: the true labels, sorted, so that their order says nothing. `public`: pictures of the same kind that are not
+    the clients', in [0, 1], with `public_labels`.
+    """
+
+    labels: Int[Tensor, " batch"] | None = None
+    public: Float[Tensor, "public channels height width"] | None = None
+    public_labels: Int[Tensor, " public"] | None = None
+
+
+@dataclass(frozen=True)
+class Observation:
+    """All that the curious server knows of one client's round. The client's data is not here.
+
+    `model`: as sent to the client, in the mode in which the server ordered it to train. `update`: what the client shared,
+    by parameter name. `training`: the client's local work as the server ordered it. `examples`: how many the client
+    reports to have used. `image_shape`: channels, height, width of the model's input.
+    """
+
+    round: int
+    client: int
+    model: nn.Module
+    update: Update
+    training: Training
+    examples: int
+    image_shape: tuple[int, int, int]
+    classes: int
+    granted: Granted = field(default_factory=Granted)
+
+    @property
+    def steps(self) -> int:
+        """How many local steps the client made."""
+        return self.training.local_steps(self.examples)
+
+    def gradient(self) -> Tensors:
+        """The gradient that the update stands for, by parameter name: its sign and scale are those of a mean gradient.
+
+        A shared gradient is returned as it is. A delta is divided by minus the learning rate and by the number of times
+        that SGD with momentum adds a step's gradient to the weights (the number of steps, where there is no momentum).
+        That is exact for one step; for several it is their average along the client's path.
+        """
+        if self.training.shared == "gradient":
+            return self.update.parameters
+        momentum, weight, total = self.training.momentum, 0.0, 0.0
+        for _ in range(self.steps):
+            weight = momentum * weight + 1
+            total += weight
+        scale = -self.training.learning_rate * total
+        return {name: tensor / scale for name, tensor in self.update.parameters.items()}
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What an attack restored, for each of the client's examples, in any order.
+
+    `images`: floats in [0, 1]. `labels`: one row of class probabilities per example. Either may be missing.
+    `loss`: the matching loss of what is returned, and `history` that loss along the way: never a comparison with the truth.
+    """
+
+    images: Float[Tensor, "batch channels height width"] | None = None
+    labels: Float[Tensor, "batch classes"] | None = None
+    loss: float | None = None
+    history: tuple[float, ...] = ()
+
+
+class Attack(ABC):
+    """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters."""
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        """Restores what it can from the observation, which it leaves untouched.
+
+        All randomness comes from `rng`: the same generator state gives the same reconstruction. Raises `NotApplicable`
+        where an assumption of the method fails.
+        """
+
+
+def label_rows(labels: Int[Tensor, " batch"], classes: int) -> Float[Tensor, "batch classes"]:
+    """Class indices as rows of certainty."""
+    return torch.nn.functional.one_hot(labels, classes).float()

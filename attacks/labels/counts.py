@@ -1,0 +1,30 @@
+"""From estimates of how often each class occurs to whole numbers, and to rows."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attacks.attack import label_rows
+
+
+def whole_counts(estimate: Float[Tensor, " classes"], total: int) -> Int[Tensor, " classes"]:
+    """Whole numbers, none negative, that sum to `total`, near the estimate.
+
+    The estimate is moved to the nearest point of the simplex of that total (so noise makes no count negative, and a wrong
+    sum is shared out evenly), then rounded by largest remainders. NaN counts as zero.
+    """
+    values = np.nan_to_num(estimate.detach().cpu().double().numpy(), nan=0.0, posinf=1e12, neginf=-1e12)
+    falling = np.sort(values)[::-1]
+    excess = (np.cumsum(falling) - total) / np.arange(1, len(values) + 1)
+    shift = excess[np.flatnonzero(falling - excess > 0)[-1]] if total else falling[0]
+    shares = np.maximum(values - shift, 0.0)
+    counts = np.floor(shares + 1e-9).astype(int)
+    lacking = np.argsort(-(shares - counts), kind="stable")[: total - counts.sum()]
+    counts[lacking] += 1
+    return torch.from_numpy(counts)
+
+
+def rows_of(counts: Int[Tensor, " classes"]) -> Float[Tensor, "batch classes"]:
+    """One row of certainty for each counted example, classes in ascending order."""
+    return label_rows(torch.repeat_interleave(torch.arange(len(counts)), counts), len(counts))

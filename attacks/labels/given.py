@@ -1,0 +1,16 @@
+"""Labels that the study gives away."""
+
+import torch
+
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
+from learning.catalogue import settings
+
+
+@settings
+class GivenLabels(Attack):
+    """The true labels, where the study grants them. Not an attack: an assumption, and the report names it."""
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        if observation.granted.labels is None:
+            raise NotApplicable("the study does not grant the labels; set `labels = true` in its table [granted]")
+        return Reconstruction(labels=label_rows(observation.granted.labels, observation.classes))

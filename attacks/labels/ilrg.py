@@ -1,0 +1,48 @@
+"""iLRG: instance-wise batch label restoration (Ma et al., ICLR 2023)."""
+
+import torch
+from torch import Tensor
+
+from attacks.attack import Attack, Observation, Reconstruction
+from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels.last_layer import last_layer_with_bias
+from learning.catalogue import settings
+
+LARGEST_EMBEDDING = 1e10
+
+
+@settings
+class ILRG(Attack):
+    """How many examples of each class the batch holds, from the gradient of the last layer's weight and bias.
+
+    Every class's embedding is its row of the weight gradient divided by its entry of the bias gradient; the model's last
+    layer turns it into that class's probabilities; the counts are the least-squares solution of the linear system that
+    the bias gradient and the batch size give. Exact for untrained models; on trained ones its approximations (one
+    embedding a class, rows that only see their own class) break down.
+
+    Departs from the authors' code in two places, both for the better: the ratio is clipped at once and not digit by digit
+    (the same result, two orders of magnitude faster), and counts are rounded so that they sum to the batch size.
+    Assumes a last linear layer with a bias. Raises `NotApplicable` otherwise.
+    """
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        weight, bias, weight_gradient, bias_gradient = last_layer_with_bias(observation)
+        total = observation.examples
+        probabilities = _class_probabilities(weight, bias, weight_gradient, bias_gradient)
+        estimate = _least_squares(probabilities, total * bias_gradient, total)
+        return Reconstruction(labels=rows_of(whole_counts(estimate, total)))
+
+
+def _class_probabilities(weight: Tensor, bias: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:
+    """Row i: the probabilities that the last layer gives to class i's embedding, `(classes, classes)`."""
+    embeddings = (weight_gradient / bias_gradient[:, None]).nan_to_num(0.0, LARGEST_EMBEDDING, -LARGEST_EMBEDDING)
+    embeddings = embeddings.clamp(-LARGEST_EMBEDDING, LARGEST_EMBEDDING)
+    return torch.softmax(embeddings @ weight.T + bias, dim=1)
+
+
+def _least_squares(probabilities: Tensor, summed_gradient: Tensor, total: int) -> Tensor:
+    """Counts n with sum(n) = total and sum_j n_j p_ji - n_i = K * gradient_i, by the pseudo-inverse."""
+    classes = len(summed_gradient)
+    system = torch.cat([torch.ones(1, classes).to(probabilities), probabilities.T - torch.eye(classes).to(probabilities)])
+    right = torch.cat([torch.tensor([float(total)]).to(summed_gradient), summed_gradient])
+    return torch.linalg.pinv(system) @ right

@@ -1,0 +1,212 @@
+"""Image classifiers by name. Normalisation lives inside the model: every model takes pictures in [0, 1]."""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal, TypeAlias
+
+import torch
+import torchvision
+from jaxtyping import Float
+from pydantic import Field
+from torch import Tensor, nn
+
+from learning.catalogue import Count, Index, settings
+
+ImageShape: TypeAlias = tuple[int, int, int]
+Activation = Literal["relu", "sigmoid", "tanh", "leaky-relu", "silu"]
+ACTIVATIONS: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "leaky-relu": nn.LeakyReLU,
+    "silu": nn.SiLU,
+}
+
+
+class Normalize(nn.Module):
+    """Pictures in [0, 1] to zero mean and unit scale, with one constant mean and deviation for all channels.
+
+    The constants are not buffers: they are the model's, known to everybody, and no state of training.
+    """
+
+    def __init__(self, mean: float = 0.5, deviation: float = 0.25):
+        super().__init__()
+        self.mean, self.deviation = mean, deviation
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch channels height width"]:
+        return (images - self.mean) / self.deviation
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, deviation={self.deviation}"
+
+
+class Architecture(ABC):
+    """A classifier's settings. `build` gives the network for a picture's shape and a number of classes."""
+
+    @abstractmethod
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        """The network behind the normalisation, with PyTorch's own initialisation. Raises `ValueError` if it does not fit."""
+
+    def start(self, network: nn.Module, rng: torch.Generator) -> None:
+        """Draws other initial weights than PyTorch's own, where the model's paper does."""
+
+    def build(self, image_shape: ImageShape, classes: int, seed: int) -> nn.Module:
+        """A new, untrained classifier. The same seed gives the same weights; the caller's random state is left as it was."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            network = nn.Sequential()
+            network.add_module("normalize", Normalize())
+            network.add_module("network", self.layers(image_shape, classes))
+            self.start(network, torch.Generator().manual_seed(seed))
+            try:
+                with torch.no_grad():
+                    network.eval()(torch.zeros(1, *image_shape))
+            except RuntimeError as error:
+                raise ValueError(f"{type(self).__name__} does not take pictures of shape {image_shape}: {error}") from None
+        return network
+
+
+@settings
+class MLP(Architecture):
+    """Fully connected: `depth` hidden layers of `width` units. `bias` false leaves all biases out."""
+
+    width: Count = 128
+    depth: Index = 1
+    activation: Activation = "relu"
+    bias: bool = True
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        sizes = [math.prod(image_shape), *[self.width] * self.depth]
+        hidden = [
+            layer
+            for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            for layer in (nn.Linear(inputs, outputs, self.bias), ACTIVATIONS[self.activation]())
+        ]
+        return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], classes, self.bias))
+
+
+@settings
+class LeNet(Architecture):
+    """The small LeNet of Deep Leakage from Gradients (Zhu et al. 2019): three 5x5 convolutions of 12 channels, one layer.
+
+    `initial`: with "uniform" all weights and biases are drawn from U(-0.5, 0.5) as in that paper; "default" is PyTorch's own.
+    """
+
+    activation: Activation = "sigmoid"
+    initial: Literal["uniform", "default"] = "uniform"
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        channels, height, width = image_shape
+        body = nn.Sequential()
+        for inputs, stride in ((channels, 2), (12, 2), (12, 1)):
+            body.append(nn.Conv2d(inputs, 12, 5, padding=2, stride=stride)).append(ACTIVATIONS[self.activation]())
+            height, width = -(-height // stride), -(-width // stride)
+        return body.append(nn.Flatten()).append(nn.Linear(12 * height * width, classes))
+
+    def start(self, network: nn.Module, rng: torch.Generator) -> None:
+        if self.initial == "uniform":
+            for parameter in network.parameters():
+                nn.init.uniform_(parameter, -0.5, 0.5, generator=rng)
+
+
+@settings
+class ConvNet(Architecture):
+    """The ConvNet of Inverting Gradients (Geiping et al. 2020): eight 3x3 convolutions with BatchNorm, two poolings by three.
+
+    `width`: channels of the first convolution (64 in the paper); the others have two and four times as many.
+    Pictures of at least 9 pixels a side.
+    """
+
+    width: Count = 64
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        channels, height, width = image_shape
+        if min(height, width) < 9:
+            raise ValueError(f"convnet pools twice by three and needs pictures of 9 pixels a side, not {height}x{width}")
+        plan = [1, 2, 2, 4, 4, 4, "pool", 4, 4, "pool"]
+        body = nn.Sequential()
+        for item in plan:
+            if isinstance(item, str):
+                body.append(nn.MaxPool2d(3))
+                height, width = height // 3, width // 3
+            else:
+                outputs = item * self.width
+                body.append(nn.Conv2d(channels, outputs, 3, padding=1)).append(nn.BatchNorm2d(outputs)).append(nn.ReLU())
+                channels = outputs
+        return body.append(nn.Flatten()).append(nn.Linear(channels * height * width, classes))
+
+
+def _small(image_shape: ImageShape) -> bool:
+    return max(image_shape[1:]) < 64
+
+
+def _resnet(network: torchvision.models.ResNet, image_shape: ImageShape) -> nn.Module:
+    if _small(image_shape):
+        network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
+        network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    elif image_shape[0] != 3:
+        network.conv1 = nn.Conv2d(image_shape[0], 64, 7, stride=2, padding=3, bias=False)
+    return network
+
+
+@settings
+class ResNet18(Architecture):
+    """torchvision's ResNet-18 (He et al. 2016); pictures under 64 pixels get a 3x3 stem with stride 1 and no pooling."""
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        return _resnet(torchvision.models.resnet18(num_classes=classes), image_shape)
+
+
+@settings
+class ResNet50(Architecture):
+    """torchvision's ResNet-50 (He et al. 2016); pictures under 64 pixels get a 3x3 stem with stride 1 and no pooling."""
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        return _resnet(torchvision.models.resnet50(num_classes=classes), image_shape)
+
+
+@settings
+class VGG16(Architecture):
+    """torchvision's VGG-16 with BatchNorm (Simonyan and Zisserman 2015).
+
+    Pictures under 64 pixels keep the convolutions and get one pooled position before the fully connected layers of
+    `hidden` units (4,096 in the paper); a pooling is left out where the picture has no pixel left to pool.
+    """
+
+    hidden: Count = 4096
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        network = torchvision.models.vgg16_bn(num_classes=classes, dropout=self.dropout)
+        features = network.features
+        if image_shape[0] != 3:
+            features[0] = nn.Conv2d(image_shape[0], 64, 3, padding=1)
+        side = min(image_shape[1:])
+        for index, layer in enumerate(features):
+            if isinstance(layer, nn.MaxPool2d):
+                if side < 2:
+                    features[index] = nn.Identity()
+                side //= 2
+        positions = 1 if _small(image_shape) else 7
+        network.avgpool = nn.AdaptiveAvgPool2d(positions)
+        network.classifier = nn.Sequential(
+            *[nn.Linear(512 * positions**2, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)],
+            *[nn.Linear(self.hidden, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)],
+            nn.Linear(self.hidden, classes),
+        )
+        return network
+
+
+MODELS: dict[str, type[Architecture]] = {
+    "mlp": MLP,
+    "lenet": LeNet,
+    "convnet": ConvNet,
+    "vgg16": VGG16,
+    "resnet18": ResNet18,
+    "resnet50": ResNet50,
+}
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether the model normalises by statistics of the batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())

@@ -1,0 +1,113 @@
+"""Tensors by name, on disk and in hand, and the one way in which this project draws random numbers."""
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Tensors: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples: `images` are floats in [0, 1], `labels` are class indices."""
+
+    images: Float[Tensor, "batch channels height width"]
+    labels: Int[Tensor, " batch"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one client shares in one round.
+
+    `parameters`: a gradient, or returned minus sent weights, by parameter name; the study's `Training.shared` says which.
+    `buffers`: running statistics as they are after the local steps, by buffer name; empty where the client keeps them.
+    """
+
+    parameters: Tensors
+    buffers: Tensors = field(default_factory=dict)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Update":
+        """The update with `change` applied to the parameters' tensors, one by one; buffers stay."""
+        return Update({name: change(tensor) for name, tensor in self.parameters.items()}, self.buffers)
+
+    def flat(self) -> Tensor:
+        """All parameters' entries in one vector, in the order of their names in the update."""
+        return torch.cat([tensor.flatten() for tensor in self.parameters.values()])
+
+
+def parameters_of(model: nn.Module) -> Tensors:
+    """The model's parameters by name, detached (they share memory with the model)."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def buffers_of(model: nn.Module) -> Tensors:
+    """The model's floating-point buffers that are part of its state, by name (they share memory with the model).
+
+    BatchNorm's integer counter of batches is left out: nothing in the project reads it, and strategies average what they get.
+    """
+    persistent = model.state_dict(keep_vars=True).keys()
+    return {name: b.detach() for name, b in model.named_buffers() if b.is_floating_point() and name in persistent}
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies the tensors into the model's parameters and buffers of those names.
+
+    Raises `ValueError` if a parameter is missing, a name is not the model's, or a shape differs.
+    """
+    own = parameters_of(model) | buffers_of(model)
+    missing = [name for name in parameters_of(model) if name not in tensors]
+    foreign = [name for name in tensors if name not in own and not name.endswith("num_batches_tracked")]
+    if missing or foreign:
+        raise ValueError(f"the state does not fit the model: missing {missing[:4]}, unknown {foreign[:4]}")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name not in own:
+                continue
+            if own[name].shape != tensor.shape:
+                raise ValueError(f"'{name}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}")
+            own[name].copy_(tensor)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes the tensors as safetensors; a reader sees the whole file or none, also after a kill."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(data)
+    beside.replace(path)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Reads a safetensors file. Raises `ValueError` that names the file if it is missing or is not one."""
+    try:
+        return safetensors.torch.load(path.read_bytes())
+    except OSError as error:
+        raise ValueError(f"cannot read '{path}': {error.strerror}") from None
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"'{path}' is not a safetensors file ({error})") from None
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed in [0, 2^63) that depends on all parts.
+
+    It goes through SHA-256: who holds one derived seed (an attack holds its own) learns nothing about the study's seed or
+    about the seeds of the clients' batches.
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little") >> 1
+
+
+def generator(*parts: int | str) -> torch.Generator:
+    """A CPU generator seeded by all parts; draws are made on the CPU, so that they are the same on every device."""
+    return torch.Generator().manual_seed(derived_seed(*parts))

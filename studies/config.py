@@ -1,0 +1,399 @@
+"""A study: one TOML file that says what is trained, how it is defended, and how it is attacked."""
+
+import copy
+import itertools
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeAlias
+
+import pydantic
+from pydantic import BeforeValidator, Field
+
+from attacks import ATTACKS, Attack
+from attacks.controls import Mean
+from attacks.labels.given import GivenLabels
+from defenses import DEFENSES, Defense
+from learning.catalogue import Count, Index, Positive, SettingsError, chosen_from, describe
+from learning.data import DATA, ClientData, Data
+from learning.models import MODELS, Architecture
+from learning.partitions import IID, PARTITIONS, Partition
+from learning.training import Training
+
+Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._,+=%-]{0,59}$")]
+
+
+class Table(pydantic.BaseModel):
+    """A table of the study's TOML: unknown keys and wrong types are errors."""
+
+    model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
+
+
+class Federation(Table):
+    """Who takes part: `clients` hold the data, `clients_per_round` of them train in each of `rounds` rounds.
+
+    `examples_per_round`: how many of its examples a client uses in a round; 0 is all (and the batch, where a gradient is
+    shared). `strategy`: the Flower strategy that aggregates. `test_examples`: how many examples of the test set measure
+    the global accuracy after every `evaluate_every`-th round; 0 is all. `timeout`: seconds to wait for a round's replies.
+    """
+
+    clients: Count = 10
+    clients_per_round: Count = 2
+    rounds: Count = 3
+    examples_per_round: Index = 0
+    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
+    test_examples: Index = 1000
+    evaluate_every: Count = 1
+    timeout: Positive = 600.0
+
+
+class Start(Table):
+    """The global model's state when the attacks begin.
+
+    Untrained by default; `after_rounds` trains that many rounds of the same federation first, which are not recorded;
+    `checkpoint` is a file of weights, safetensors or PyTorch's (read with `weights_only`), relative to the study's folder.
+    """
+
+    after_rounds: Index = 0
+    checkpoint: str | None = None
+
+
+class Record(Table):
+    """Which updates the server keeps and attacks: rounds are counted from 1 after `start.after_rounds`."""
+
+    rounds: Literal["all"] | list[Count] = "all"
+    clients: Literal["all"] | list[Index] = "all"
+
+
+class Grants(Table):
+    """What the attacker is given beyond the protocol: the true labels; a number of public pictures of the same kind."""
+
+    labels: bool = False
+    public: Index = 0
+
+
+class Resources(Table):
+    """Where the work is done.
+
+    `engine`: "ray" runs clients and attacks in Ray actors; "inline" runs everything in one process, for debugging.
+    `when`: attacks run "live", while training goes on, or "after" it. `workers`: attack workers; `threads`: of each.
+    `worker_gpus`, `client_gpus`: fractions of a GPU of each worker and client. `client_cpus`: of each client.
+    `queue`: attacks in flight at most. `timeout`: seconds after which one attack is given up.
+    """
+
+    engine: Literal["ray", "inline"] = "ray"
+    when: Literal["live", "after"] = "live"
+    workers: Count = 1
+    threads: Count = 1
+    worker_gpus: Annotated[float, Field(ge=0)] = 0.0
+    client_cpus: Count = 1
+    client_gpus: Annotated[float, Field(ge=0)] = 0.0
+    queue: Count = 8
+    timeout: Positive = 3600.0
+
+
+@dataclass(frozen=True)
+class NamedDefense:
+    """A chain of defenses, the first closest to the data, under the name that the report gives it. None is no defense."""
+
+    name: str
+    chain: tuple[Defense, ...]
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack under the name that the report gives it."""
+
+    name: str
+    attack: Attack
+
+
+def _table(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"{value!r} should be a table")
+    return dict(value)
+
+
+def _named_defense(value: Any) -> NamedDefense:
+    if isinstance(value, NamedDefense):
+        return value
+    table = _table(value)
+    own_name = table.pop("as", None)
+    links = table.pop("chain") if set(table) == {"chain"} else [] if table == {"name": "none"} else [table]
+    if not isinstance(links, list):
+        raise SettingsError(f"chain = {links!r} should be an array of tables, one a defense")
+    build = chosen_from({"none": Defense} | DEFENSES) if not links else chosen_from(DEFENSES)
+    chain = tuple(build(link) for link in links)
+    return NamedDefense(_name(own_name, "+".join(_table(link)["name"] for link in links) or "none"), chain)
+
+
+def _named_attack(value: Any) -> NamedAttack:
+    if isinstance(value, NamedAttack):
+        return value
+    table = _table(value)
+    own_name = table.pop("as", None)
+    attack = chosen_from(ATTACKS)(table)
+    return NamedAttack(_name(own_name, table["name"]), attack)
+
+
+def _name(given: object, otherwise: str) -> str:
+    name = otherwise if given is None else given
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._,+=%-]{0,59}", name):
+        raise SettingsError(f"as = {name!r} should be a name of 1 to 60 letters, digits, spaces or ._,+=%-")
+    return name
+
+
+def _unique(kind: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(f"two {kind} are called '{twice[0]}'; give one of them another name with the key `as`")
+
+
+class Study(Table):
+    """Everything that decides what a run computes. `[grid]` and the seeds multiply it into cells."""
+
+    name: Name
+    description: str = ""
+    seeds: Annotated[list[Index], Field(min_length=1)] = [0]
+    data: Annotated[Data, BeforeValidator(chosen_from(DATA))]
+    partition: Annotated[Partition, BeforeValidator(chosen_from(PARTITIONS))] = IID()
+    model: Annotated[Architecture, BeforeValidator(chosen_from(MODELS))]
+    start: Start = Start()
+    training: Training = Training()
+    federation: Federation = Federation()
+    record: Record = Record()
+    granted: Grants = Grants()
+    defenses: Annotated[list[Annotated[NamedDefense, BeforeValidator(_named_defense)]], Field(min_length=1)] = [
+        NamedDefense("none", ())
+    ]
+    attacks: list[Annotated[NamedAttack, BeforeValidator(_named_attack)]] = []
+    resources: Resources = Resources()
+    grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+
+    @pydantic.field_validator("training", mode="before")
+    @classmethod
+    def _training(cls, value: Any) -> Any:
+        return Training(**value) if isinstance(value, Mapping) else value
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        federation, training, start = self.federation, self.training, self.start
+        if federation.clients_per_round > federation.clients:
+            raise SettingsError(
+                f"federation.clients_per_round = {federation.clients_per_round} is more than "
+                f"federation.clients = {federation.clients}; lower it"
+            )
+        if training.shared == "gradient":
+            if (training.epochs, training.steps, training.momentum) != (1, 0, 0.0):
+                raise SettingsError(
+                    "training.shared = 'gradient' is one step: leave out epochs, steps and momentum, or share a 'delta'"
+                )
+            if federation.examples_per_round not in (0, training.batch_size):
+                raise SettingsError(
+                    f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, which is of "
+                    f"one batch: leave it out, or set training.batch_size to it"
+                )
+        if start.after_rounds and start.checkpoint:
+            raise SettingsError("start.after_rounds and start.checkpoint exclude each other; leave one out")
+        if self.record.clients != "all" and max(self.record.clients, default=0) >= federation.clients:
+            raise SettingsError(
+                f"record.clients = {self.record.clients} names a client beyond the last, {federation.clients - 1}"
+            )
+        if self.record.rounds != "all" and max(self.record.rounds, default=0) > federation.rounds:
+            raise SettingsError(
+                f"record.rounds = {self.record.rounds} names a round beyond federation.rounds = {federation.rounds}"
+            )
+        _unique("defenses", [defense.name for defense in self.defenses])
+        _unique("attacks", [attack.name for attack in self.attacks])
+        check_grants(self.attacks, self.granted)
+        return self
+
+    @property
+    def client_data(self) -> ClientData:
+        """What the clients hold and how many examples each uses in a round."""
+        examples = self.training.batch_size if self.training.shared == "gradient" else self.federation.examples_per_round
+        return ClientData(data=self.data, partition=self.partition, clients=self.federation.clients, examples=examples)
+
+    @property
+    def rounds(self) -> int:
+        """All rounds of one federation, those before the attacks begin included."""
+        return self.start.after_rounds + self.federation.rounds
+
+    def recorded(self, round: int, client: int) -> bool:
+        """Whether the update of that client in that round (counted from the federation's first) is kept and attacked."""
+        counted = round - self.start.after_rounds
+        right_round = counted >= 1 and (self.record.rounds == "all" or counted in self.record.rounds)
+        return right_round and (self.record.clients == "all" or client in self.record.clients)
+
+
+def check_grants(attacks: list[NamedAttack], granted: Grants) -> None:
+    """Raises `SettingsError` if an attack is built on something that is not granted."""
+    for index, named in enumerate(attacks):
+        if isinstance(getattr(named.attack, "labels", named.attack), GivenLabels) and not granted.labels:
+            raise SettingsError(
+                f"attacks[{index}] ('{named.name}') needs the labels; set `labels = true` in the table [granted]"
+            )
+        if isinstance(named.attack, Mean) and not granted.public:
+            raise SettingsError(
+                f"attacks[{index}] ('{named.name}') needs public pictures; set `public = 100` in the table [granted]"
+            )
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One federation: a point of the grid, under one defense, with one seed.
+
+    `axes`: the grid's values by key. `study` has them set.
+    """
+
+    index: int
+    axes: dict[str, Any]
+    study: Study
+    defense: NamedDefense
+    seed: int
+
+    @property
+    def setting(self) -> str:
+        """The grid's point in words; empty where there is no grid."""
+        return ", ".join(f"{key.removeprefix('training.')} = {_shown(value)}" for key, value in self.axes.items())
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join([str(value.get("name", ""))] + [f"{k}={v}" for k, v in value.items() if k != "name"]).strip()
+    return str(value)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study as it was written and what it means: `raw` is the TOML with the overrides put in, `cells` what it multiplies to."""
+
+    raw: dict[str, Any]
+    study: Study
+    cells: tuple[Cell, ...]
+
+    def canonical(self) -> str:
+        """The study as one line of JSON, the same for the same study."""
+        return json.dumps(self.raw, sort_keys=True, separators=(",", ":"))
+
+
+def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
+    """Reads a study's TOML, with `key=value` overrides put in. Raises `SettingsError` that names the file and the place."""
+    raw = read_toml(path)
+    try:
+        for override in overrides or []:
+            _override(raw, override)
+        if isinstance(raw.get("start"), dict) and isinstance(checkpoint := raw["start"].get("checkpoint"), str):
+            raw["start"]["checkpoint"] = str((path.parent / checkpoint).resolve())
+        return make_plan(raw)
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as a dict. Raises `SettingsError` that names the file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read the file '{path}': {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"'{path}' is not a text file in UTF-8; a study is TOML") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"'{path}' is not TOML: {error}") from None
+
+
+@lru_cache(maxsize=8)
+def plan_from_json(text: str) -> Plan:
+    """The plan of a study that `Plan.canonical` wrote."""
+    return make_plan(json.loads(text))
+
+
+def make_plan(raw: dict[str, Any]) -> Plan:
+    """Checks the study at every point of its grid. Raises `SettingsError`."""
+    study = _validated(raw)
+    cells: list[Cell] = []
+    points = math.prod(len(values) for values in study.grid.values()) * len(study.defenses) * len(study.seeds)
+    if points > 100_000:
+        raise SettingsError(f"grid: {points} cells are too many; split the study (100,000 at most)")
+    for values in itertools.product(*study.grid.values()):
+        axes = dict(zip(study.grid, values, strict=True))
+        point = copy.deepcopy({key: value for key, value in raw.items() if key != "grid"})
+        for key, value in axes.items():
+            if key.split(".")[0] in ("grid", "seeds", "name", "defenses", "attacks", "resources"):
+                raise SettingsError(
+                    f"grid.'{key}': an axis may vary data, partition, model, start, training, federation, granted or record"
+                )
+            try:
+                _put(point, key, value)
+            except SettingsError as error:
+                raise SettingsError(f"grid.'{key}': {error}") from None
+        at_point = _validated(point, f"at {axes}: " if axes else "")
+        cells += [
+            Cell(len(cells) + i, axes, at_point, defense, seed)
+            for i, (defense, seed) in enumerate(itertools.product(at_point.defenses, at_point.seeds))
+        ]
+    return Plan(raw, study, tuple(cells))
+
+
+def _validated(raw: dict[str, Any], where: str = "") -> Study:
+    try:
+        return Study(**raw)
+    except pydantic.ValidationError as error:
+        text = describe(error, list(Study.model_fields))
+        raise SettingsError("\n".join(where + line for line in text.splitlines())) from None
+    except TypeError:
+        raise SettingsError(f"{where}keys should be strings") from None
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise SettingsError(f"--set {override}: should be key=value, like federation.rounds=1")
+    try:
+        value = tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    try:
+        _put(raw, key.strip(), value)
+    except SettingsError as error:
+        raise SettingsError(f"--set {override}: {error}") from None
+
+
+def _put(raw: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key; an array of tables is entered by position or by its tables' `as` or `name`."""
+    at: Any = raw
+    *path, last = key.split(".")
+    for part in path:
+        at = _entered(at, part, key)
+    if isinstance(at, list):
+        at[_position(at, last, key)] = value
+    elif isinstance(at, dict):
+        at[last] = value
+    else:
+        raise SettingsError(f"'{key}' leads into a value that is not a table")
+
+
+def _entered(at: Any, part: str, key: str) -> Any:
+    if isinstance(at, list):
+        return at[_position(at, part, key)]
+    if not isinstance(at, dict):
+        raise SettingsError(f"'{key}' leads into a value that is not a table")
+    if isinstance(at.get(part), str):  # a bare name is short for a table
+        at[part] = {"name": at[part]}
+    return at.setdefault(part, {})
+
+
+def _position(tables: list[Any], part: str, key: str) -> int:
+    names = [str(t.get("as", t.get("name", i))) if isinstance(t, dict) else str(t) for i, t in enumerate(tables)]
+    if part in names:
+        return names.index(part)
+    if part.isdecimal() and int(part) < len(tables):
+        return int(part)
+    raise SettingsError(f"'{key}': there is no '{part}' among {', '.join(names) or 'none'}")
