@@ -5,22 +5,28 @@ fields are its settings, and stands in a catalogue: a dict from the name used in
 picks the class, its other keys are the fields.
 """
 
-import dataclasses
 import difflib
+import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic_core
 from pydantic import Field
 
 C = TypeVar("C")
+Path: TypeAlias = tuple[int | str, ...]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
-Index = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
+
+
+_MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_PLACE = re.compile(r"[\w.'\[\]-]+( = |: )")
 
 
 class SettingsError(ValueError):
@@ -53,12 +59,12 @@ def build(catalogue: Mapping[str, type[C]], table: object) -> C:
     name = table.get("name")
     if not isinstance(name, str) or name not in catalogue:
         said = "has no `name`" if name is None else f"name = {name!r} is not known"
-        raise SettingsError(f"{said}; {choices(name, list(catalogue))}")
+        raise SettingsError(f"{said}; {choices(name or '', list(catalogue))}")
     fields = {key: value for key, value in table.items() if key != "name"}
     try:
         return catalogue[name](**fields)
     except pydantic.ValidationError as error:
-        raise SettingsError(describe(error, [field.name for field in dataclasses.fields(catalogue[name])])) from None  # pyright: ignore[reportArgumentType]
+        raise SettingsError(describe(error, catalogue[name], fields)) from None
 
 
 def chosen_from(catalogue: Mapping[str, type[C]]) -> Callable[[Any], C]:
@@ -75,37 +81,79 @@ def name_of(catalogue: Mapping[str, type], value: object) -> str:
     return next(name for name, cls in catalogue.items() if type(value) is cls)
 
 
-def describe(error: pydantic.ValidationError, fields: list[str] | None = None) -> str:
-    """pydantic's findings in the project's form: `place = value: what is wrong; remedy`, one a line."""
-    return "\n".join(_line(fault, fields or []) for fault in error.errors(include_url=False))
+def placed(place: str, error: SettingsError) -> SettingsError:
+    """The same faults, seen from outside: `place` is put before each line's own place."""
+    lines = str(error).splitlines()
+    return SettingsError("\n".join(f"{place}.{line}" if _PLACE.match(line) else f"{place}: {line}" for line in lines))
 
 
-def _line(fault: pydantic_core.ErrorDetails, fields: list[str]) -> str:
-    parts: list[str] = []
-    for part in fault["loc"]:
-        if isinstance(part, int):
-            parts[-1:] = [f"{parts[-1]}[{part}]" if parts else f"[{part}]"]
-        elif not (part[:1].isupper() or "[" in part or "-" in part):  # pydantic's own tags of union members
-            parts.append(part)
-    place = ".".join(parts)
-    cause = fault.get("ctx", {}).get("error")
+def describe(error: pydantic.ValidationError, cls: type, given: Mapping[str, Any]) -> str:
+    """pydantic's findings about `cls(**given)` in the project's form: `place = value should be ...; remedy`, one fault a line.
+
+    Where a value fits no member of a union, pydantic finds one fault for each member. They become one line; if the value
+    is of one member's kind and only wrong further inside, that is what is told.
+    """
+    located = [(*_path(fault, given), fault) for fault in error.errors(include_url=False)]
+    entered = {union for path, union, _ in located if union is not None and len(path) > len(union)}
+    faults: dict[Path, list[pydantic_core.ErrorDetails]] = {}
+    for path, union, fault in located:
+        if union not in entered or len(path) > len(union or ()):
+            faults.setdefault(path, []).append(fault)
+    return "\n".join(_line(path, found, cls) for path, found in faults.items())
+
+
+def _path(fault: pydantic_core.ErrorDetails, given: object) -> tuple[Path, Path | None]:
+    """Where the fault is, without pydantic's tags of union members, which nobody wrote; and where the first union is."""
+    path: Path = ()
+    union: Path | None = None
+    for index, part in enumerate(fault["loc"]):
+        last = index == len(fault["loc"]) - 1
+        if isinstance(given, Mapping) and part in given:
+            path, given = (*path, part), given[part]
+        elif isinstance(given, list) and isinstance(part, int):
+            path, given = (*path, part), given[part]
+        elif isinstance(given, Mapping) and last and fault["type"] in _MISSING:
+            path = (*path, part)
+        elif union is None:
+            union = path
+    return path, union
+
+
+def _line(path: Path, faults: list[pydantic_core.ErrorDetails], cls: type) -> str:
+    place = ""
+    for part in path:
+        key = f"[{part}]" if isinstance(part, int) else part if re.fullmatch(r"[\w-]+", part) else f"'{part}'"
+        place += f".{key}" if place and isinstance(part, str) else key
+    cause = faults[0].get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):
-        return "\n".join(_join(place, line) for line in str(cause).splitlines())
-    if fault["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{place}: unknown key" + (f"; {choices(parts[-1], fields)}" if fields else "")
-    if fault["type"] in ("missing", "missing_argument", "missing_keyword_only_argument"):
+        return str(placed(place, cause)) if place else str(cause)
+    if faults[0]["type"] in _MISSING:
         return f"{place}: missing; add this key"
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{place} = {_short(fault['input'])}: {message}" if place else message
+    if faults[0]["type"] in _UNKNOWN:
+        keys = _keys(cls, path[:-1])
+        return f"{place}: unknown key; {choices(path[-1], keys) if keys else 'there is nothing to set here'}"
+    wrong = _wrong(faults[0]) + "".join(f" or {_wrong(other).removeprefix('should be ')}" for other in faults[1:])
+    value = f"{place} = {_short(faults[0]['input'])}" if place else ""
+    return f"{value} {wrong}" if value and wrong.startswith("should ") else f"{value}: {wrong}" if value else wrong
 
 
-def _join(place: str, line: str) -> str:
-    if not place:
-        return line
-    head = line.split(" ", 1)[0]
-    inner = head.rstrip(":").replace(".", "").replace("_", "").replace("[", "").replace("]", "").isalnum()
-    nested = inner and (line[len(head) :].startswith(" = ") or head.endswith(":"))
-    return f"{place}.{line}" if nested else f"{place}: {line}"
+def _wrong(fault: pydantic_core.ErrorDetails) -> str:
+    """What is wrong with a value, in the words of TOML where pydantic's are Python's."""
+    if fault["type"] in ("model_type", "dataclass_type", "dataclass_exact_type", "dict_type"):
+        return "should be a table"
+    if fault["type"] == "list_type":
+        return "should be a list"
+    if fault["type"] == "too_short":
+        return f"should have at least {fault.get('ctx', {})['min_length']} item"
+    return fault["msg"].removeprefix("Value error, ").replace("Input should", "should", 1)
+
+
+def _keys(cls: object, path: Path) -> list[str]:
+    """The keys of the settings that stand at that place in `cls`; none if no settings do."""
+    for part in path:
+        field = getattr(cls, "__pydantic_fields__", {}).get(part)
+        cls = field.annotation if field else None
+    return list(getattr(cls, "__pydantic_fields__", {}))
 
 
 def _short(value: object) -> str:

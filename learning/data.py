@@ -247,7 +247,7 @@ def _picture(picture: object, size: int | None) -> Tensor:
     array = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # ImageFolder loads RGB
     if size is None:
         return array
-    channels, height, width = array.shape
+    height, width = array.shape[1:]
     scale = size / min(height, width)
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     resized = functional.interpolate(array[None].float(), target, mode="bilinear", antialias=True)[0]

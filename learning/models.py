@@ -1,5 +1,6 @@
 """Image classifiers by name. Normalisation lives inside the model: every model takes pictures in [0, 1]."""
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from typing import Annotated, Literal, TypeAlias
@@ -47,7 +48,7 @@ class Architecture(ABC):
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
         """The network behind the normalisation, with PyTorch's own initialisation. Raises `ValueError` if it does not fit."""
 
-    def start(self, network: nn.Module, rng: torch.Generator) -> None:
+    def start(self, network: nn.Module, rng: torch.Generator) -> None:  # noqa: B027 (most models keep PyTorch's own)
         """Draws other initial weights than PyTorch's own, where the model's paper does."""
 
     def build(self, image_shape: ImageShape, classes: int, seed: int) -> nn.Module:
@@ -79,7 +80,7 @@ class MLP(Architecture):
         sizes = [math.prod(image_shape), *[self.width] * self.depth]
         hidden = [
             layer
-            for inputs, outputs in zip(sizes, sizes[1:], strict=False)
+            for inputs, outputs in itertools.pairwise(sizes)
             for layer in (nn.Linear(inputs, outputs, self.bias), ACTIVATIONS[self.activation]())
         ]
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(sizes[-1], classes, self.bias))

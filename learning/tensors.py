@@ -27,6 +27,9 @@ class Batch:
         return len(self.labels)
 
 
+BUFFER = "buffer:"
+
+
 @dataclass(frozen=True)
 class Update:
     """What one client shares in one round.
@@ -41,6 +44,16 @@ class Update:
     def map(self, change: Callable[[Tensor], Tensor]) -> "Update":
         """The update with `change` applied to the parameters' tensors, one by one; buffers stay."""
         return Update({name: change(tensor) for name, tensor in self.parameters.items()}, self.buffers)
+
+    def named(self) -> Tensors:
+        """Parameters and buffers in one dict, the buffers' names marked; `Update.of` is the way back."""
+        return self.parameters | {BUFFER + name: tensor for name, tensor in self.buffers.items()}
+
+    @classmethod
+    def of(cls, named: Tensors) -> "Update":
+        """The update that `named` made a dict of."""
+        buffers = {name.removeprefix(BUFFER): tensor for name, tensor in named.items() if name.startswith(BUFFER)}
+        return cls({name: tensor for name, tensor in named.items() if not name.startswith(BUFFER)}, buffers)
 
     def flat(self) -> Tensor:
         """All parameters' entries in one vector, in the order of their names in the update."""
@@ -97,6 +110,25 @@ def read_tensors(path: Path) -> Tensors:
         raise ValueError(f"cannot read '{path}': {error.strerror}") from None
     except safetensors.SafetensorError as error:
         raise ValueError(f"'{path}' is not a safetensors file ({error})") from None
+
+
+def read_checkpoint(path: Path) -> Tensors:
+    """Weights by name from safetensors, or from PyTorch's format read with `weights_only` (no code in it is run).
+
+    Raises `ValueError` that names the file if it is neither, or holds something else than tensors by name.
+    """
+    if path.suffix == ".safetensors":
+        return read_tensors(path)
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ValueError(f"cannot read '{path}': {error.strerror}") from None
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"'{path}' is neither safetensors nor a PyTorch file of weights ({reason[:120]})") from None
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
+        raise ValueError(f"'{path}' does not hold tensors by name; save a model's state_dict()")
+    return dict(found)
 
 
 def derived_seed(*parts: int | str) -> int:

@@ -13,19 +13,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import pydantic
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from attacks import ATTACKS, Attack
 from attacks.controls import Mean
 from attacks.labels.given import GivenLabels
 from defenses import DEFENSES, Defense
-from learning.catalogue import Count, Index, Positive, SettingsError, chosen_from, describe
+from learning.catalogue import Count, Index, NotNegative, Positive, SettingsError, build, chosen_from, describe, placed
 from learning.data import DATA, ClientData, Data
 from learning.models import MODELS, Architecture
 from learning.partitions import IID, PARTITIONS, Partition
 from learning.training import Training
 
-Name: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._,+=%-]{0,59}$")]
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._,+=%-]{0,59}", value):
+        raise SettingsError(f"{value!r} should be 1 to 60 letters, digits, spaces or ._,+=%-, the first a letter or digit")
+    return value
+
+
+Name: TypeAlias = Annotated[str, AfterValidator(_name)]
 
 
 class Table(pydantic.BaseModel):
@@ -66,8 +73,8 @@ class Start(Table):
 class Record(Table):
     """Which updates the server keeps and attacks: rounds are counted from 1 after `start.after_rounds`."""
 
-    rounds: Literal["all"] | list[Count] = "all"
-    clients: Literal["all"] | list[Index] = "all"
+    rounds: Literal["all"] | Annotated[list[Count], Field(min_length=1)] = "all"
+    clients: Literal["all"] | Annotated[list[Index], Field(min_length=1)] = "all"
 
 
 class Grants(Table):
@@ -90,9 +97,9 @@ class Resources(Table):
     when: Literal["live", "after"] = "live"
     workers: Count = 1
     threads: Count = 1
-    worker_gpus: Annotated[float, Field(ge=0)] = 0.0
+    worker_gpus: NotNegative = 0.0
     client_cpus: Count = 1
-    client_gpus: Annotated[float, Field(ge=0)] = 0.0
+    client_gpus: NotNegative = 0.0
     queue: Count = 8
     timeout: Positive = 3600.0
 
@@ -126,12 +133,24 @@ def _named_defense(value: Any) -> NamedDefense:
         return value
     table = _table(value)
     own_name = table.pop("as", None)
-    links = table.pop("chain") if set(table) == {"chain"} else [] if table == {"name": "none"} else [table]
-    if not isinstance(links, list):
-        raise SettingsError(f"chain = {links!r} should be an array of tables, one a defense")
-    build = chosen_from({"none": Defense} | DEFENSES) if not links else chosen_from(DEFENSES)
-    chain = tuple(build(link) for link in links)
-    return NamedDefense(_name(own_name, "+".join(_table(link)["name"] for link in links) or "none"), chain)
+    if "chain" in table or table.get("name") == "none":
+        links = table.pop("chain", [])
+        others = [key for key in table if (key, table[key]) != ("name", "none")]
+        if others:
+            raise SettingsError(f"{others[0]}: unknown key beside a chain or 'none'; leave it out, or put it into a table of the chain")
+        if not isinstance(links, list):
+            raise SettingsError(f"chain = {links!r} should be a list of tables, one a defense")
+        chain = tuple(_link(index, link) for index, link in enumerate(links))
+    else:
+        links, chain = [table], (build({"none": Defense} | DEFENSES, table),)
+    return NamedDefense(_own_name(own_name, "+".join(_table(link)["name"] for link in links) or "none"), chain)
+
+
+def _link(index: int, table: object) -> Defense:
+    try:
+        return build(DEFENSES, table)
+    except SettingsError as error:
+        raise placed(f"chain[{index}]", error) from None
 
 
 def _named_attack(value: Any) -> NamedAttack:
@@ -139,15 +158,16 @@ def _named_attack(value: Any) -> NamedAttack:
         return value
     table = _table(value)
     own_name = table.pop("as", None)
-    attack = chosen_from(ATTACKS)(table)
-    return NamedAttack(_name(own_name, table["name"]), attack)
+    return NamedAttack(_own_name(own_name, str(table.get("name"))), build(ATTACKS, table))
 
 
-def _name(given: object, otherwise: str) -> str:
-    name = otherwise if given is None else given
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._,+=%-]{0,59}", name):
-        raise SettingsError(f"as = {name!r} should be a name of 1 to 60 letters, digits, spaces or ._,+=%-")
-    return name
+def _own_name(given: object, otherwise: str) -> str:
+    if given is not None and not isinstance(given, str):
+        raise SettingsError(f"as = {given!r} should be a string")
+    try:
+        return _name(otherwise if given is None else given)
+    except SettingsError as error:
+        raise SettingsError(f"as = {error}") from None
 
 
 def _unique(kind: str, names: list[str]) -> None:
@@ -173,7 +193,7 @@ class Study(Table):
     defenses: Annotated[list[Annotated[NamedDefense, BeforeValidator(_named_defense)]], Field(min_length=1)] = [
         NamedDefense("none", ())
     ]
-    attacks: list[Annotated[NamedAttack, BeforeValidator(_named_attack)]] = []
+    attacks: list[Annotated[NamedAttack, BeforeValidator(named_attack)]] = []
     resources: Resources = Resources()
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
@@ -197,16 +217,16 @@ class Study(Table):
                 )
             if federation.examples_per_round not in (0, training.batch_size):
                 raise SettingsError(
-                    f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, which is of "
-                    f"one batch: leave it out, or set training.batch_size to it"
+                    f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, "
+                    f"which is of one batch: leave it out, or set training.batch_size to it"
                 )
         if start.after_rounds and start.checkpoint:
             raise SettingsError("start.after_rounds and start.checkpoint exclude each other; leave one out")
-        if self.record.clients != "all" and max(self.record.clients, default=0) >= federation.clients:
+        if self.record.clients != "all" and max(self.record.clients) >= federation.clients:
             raise SettingsError(
                 f"record.clients = {self.record.clients} names a client beyond the last, {federation.clients - 1}"
             )
-        if self.record.rounds != "all" and max(self.record.rounds, default=0) > federation.rounds:
+        if self.record.rounds != "all" and max(self.record.rounds) > federation.rounds:
             raise SettingsError(
                 f"record.rounds = {self.record.rounds} names a round beyond federation.rounds = {federation.rounds}"
             )
@@ -273,7 +293,7 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study as it was written and what it means: `raw` is the TOML with the overrides put in, `cells` what it multiplies to."""
+    """A study as it was written and what it means: `raw` is the TOML with the overrides in it, `cells` what it multiplies to."""
 
     raw: dict[str, Any]
     study: Study
@@ -346,10 +366,7 @@ def _validated(raw: dict[str, Any], where: str = "") -> Study:
     try:
         return Study(**raw)
     except pydantic.ValidationError as error:
-        text = describe(error, list(Study.model_fields))
-        raise SettingsError("\n".join(where + line for line in text.splitlines())) from None
-    except TypeError:
-        raise SettingsError(f"{where}keys should be strings") from None
+        raise SettingsError("\n".join(where + line for line in describe(error, Study, raw).splitlines())) from None
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -1,0 +1,198 @@
+"""The pool of workers that attack: Ray actors beside Flower's own, or this process itself. The only file that knows Ray.
+
+A worker gets a `Job` (an attack, an observation, a seed) and gives back an `Outcome`. Neither holds any truth.
+"""
+
+import os
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+import torch
+
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+
+RESOURCE = "curious_attack"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attack on one observation. `key` says which to the caller, and is all that a worker learns of the run."""
+
+    key: Hashable
+    attack: Attack
+    observation: Observation
+    seed: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `status`: "ok", "not applicable" or "failed", with the reason of the last two."""
+
+    key: Hashable
+    status: str
+    reason: str = ""
+    reconstruction: Reconstruction | None = None
+    seconds: float = 0.0
+
+
+def run_job(job: Job) -> Outcome:
+    """Does the work. An attack's exception becomes a failed outcome that names it."""
+    start = time.perf_counter()
+    try:
+        rng = torch.Generator().manual_seed(job.seed)
+        reconstruction = job.attack.reconstruct(job.observation, rng)
+    except NotApplicable as reason:
+        return Outcome(job.key, "not applicable", str(reason), seconds=time.perf_counter() - start)
+    except Exception as error:
+        return Outcome(job.key, "failed", f"{type(error).__name__}: {error}", seconds=time.perf_counter() - start)
+    return Outcome(job.key, "ok", reconstruction=reconstruction, seconds=time.perf_counter() - start)
+
+
+class Pool(ABC):
+    """Takes jobs and gives back outcomes in whatever order they come."""
+
+    capacity: int
+
+    @abstractmethod
+    def submit(self, job: Job) -> None:
+        """Hands a job over; the caller keeps no more than `capacity` jobs in flight."""
+
+    @abstractmethod
+    def collect(self, timeout: float) -> list[Outcome]:
+        """The outcomes that are there, waiting up to `timeout` seconds for the first."""
+
+    def close(self) -> None:
+        """Ends the workers."""
+
+
+class InlinePool(Pool):
+    """Every job is done when it is collected, in this process."""
+
+    capacity = 1
+
+    def __init__(self) -> None:
+        self._waiting: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self._waiting.append(job)
+
+    def collect(self, timeout: float) -> list[Outcome]:
+        return [run_job(self._waiting.pop(0))] if self._waiting else []
+
+
+def start_ray(cpus: int, workers: int, address: str | None = None) -> None:
+    """Starts Ray on this machine, or joins a running cluster, with room for the attack workers beside Flower's clients.
+
+    Workers hold an own resource and no CPU: Flower's pool of clients takes every CPU for as long as a run lasts, and
+    whatever else asked for one would wait for ever.
+    """
+    if ray.is_initialized():
+        return
+    path = os.pathsep.join(part for part in [os.getcwd(), *sys.path] if part)
+    common: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+        "runtime_env": {"env_vars": {"PYTHONPATH": path}},
+    }
+    if address:
+        ray.init(address=address, **common)
+    else:
+        ray.init(num_cpus=cpus, resources={RESOURCE: workers}, include_dashboard=False, **common)
+
+
+def stop_ray() -> None:
+    """Leaves Ray; a cluster that this process started goes down."""
+    ray.shutdown()
+
+
+@ray.remote
+class _Worker:
+    def __init__(self, threads: int):
+        torch.set_num_threads(threads)
+
+    def run(self, job: Job) -> Outcome:
+        return run_job(job)
+
+
+@dataclass
+class _Running:
+    job: Job
+    worker: int
+    tries: int
+    deadline: float
+
+
+class RayPool(Pool):
+    """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
+
+    A worker that dies is replaced and its job tried once more; a job that kills two workers, or outlasts `timeout` seconds,
+    is a failed outcome.
+    """
+
+    def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float):
+        self.capacity = max(queue, workers)
+        self._threads, self._gpus, self._timeout = threads, gpus, timeout
+        has_own = ray.cluster_resources().get(RESOURCE, 0) >= workers
+        self._resources = {RESOURCE: 1} if has_own else {}
+        self._workers = [self._worker() for _ in range(workers)]
+        self._idle = list(range(workers))
+        self._waiting: list[tuple[Job, int]] = []
+        self._running: dict[Any, _Running] = {}
+
+    def submit(self, job: Job) -> None:
+        self._waiting.append((job, 1))
+        self._dispatch()
+
+    def collect(self, timeout: float) -> list[Outcome]:
+        outcomes = []
+        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout) if self._running else ([], [])
+        for reference in done:
+            running = self._running.pop(reference)
+            try:
+                outcomes.append(ray.get(reference))
+                self._idle.append(running.worker)
+            except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
+                outcomes += self._died(running, "the worker died")
+            except ray.exceptions.RayError as error:
+                self._idle.append(running.worker)
+                outcomes.append(Outcome(running.job.key, "failed", f"{type(error).__name__}"))
+        for reference, running in list(self._running.items()):
+            if time.monotonic() > running.deadline:
+                del self._running[reference]
+                ray.kill(self._workers[running.worker])
+                self._replace(running.worker)
+                reason = f"gave up after {self._timeout:g} seconds; raise resources.timeout"
+                outcomes.append(Outcome(running.job.key, "failed", reason, seconds=self._timeout))
+        self._dispatch()
+        return outcomes
+
+    def close(self) -> None:
+        for worker in self._workers:
+            ray.kill(worker)
+
+    def _died(self, running: _Running, reason: str) -> list[Outcome]:
+        self._replace(running.worker)
+        if running.tries == 1:
+            self._waiting.insert(0, (running.job, 2))
+            return []
+        return [Outcome(running.job.key, "failed", f"{reason}, and so did the one that tried again")]
+
+    def _replace(self, worker: int) -> None:
+        self._workers[worker] = self._worker()
+        self._idle.append(worker)
+
+    def _worker(self) -> Any:
+        options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": self._resources, "max_restarts": 0}
+        return _Worker.options(**options).remote(self._threads)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _dispatch(self) -> None:
+        while self._idle and self._waiting:
+            worker, (job, tries) = self._idle.pop(), self._waiting.pop(0)
+            reference = self._workers[worker].run.remote(job)
+            self._running[reference] = _Running(job, worker, tries, time.monotonic() + self._timeout)

@@ -1,0 +1,1 @@
+"""The clients: they hold the data, and share updates behind their defenses."""

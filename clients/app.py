@@ -1,0 +1,47 @@
+"""The Flower client: draws its batch, computes behind its defenses, and sends the update itself."""
+
+import torch
+from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from defenses import defended
+from learning.data import client_batch, pictures_of
+from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
+from learning.tensors import Batch, Tensors, Update, generator, load_state
+from learning.training import local_update
+from studies.config import Cell, plan_from_json
+
+app = ClientApp()
+
+
+@app.query()
+def describe(message: Message, context: Context) -> Message:
+    """Tells the server which client this node is, so that it can choose clients by their number."""
+    record = ConfigRecord({"client": int(context.node_config["partition-id"])})
+    return Message(RecordDict({CONFIG: record}), reply_to=message)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Answers the global model with this client's update for the round."""
+    config = message.content[CONFIG]
+    cell = plan_from_json(str(config["study"])).cells[int(config["cell"])]  # pyright: ignore[reportArgumentType]
+    client, round = int(context.node_config["partition-id"]), int(config["server-round"])  # pyright: ignore[reportArgumentType]
+    batch = client_batch(cell.study.client_data, client, round, cell.seed)
+    sent = tensors_of(message.content.array_records[ARRAYS])
+    update = share(cell, sent, batch, generator(cell.seed, "client", client, round))
+    metrics = MetricRecord({EXAMPLES: len(batch)})
+    return Message(RecordDict({ARRAYS: record_of(update.named()), METRICS: metrics}), reply_to=message)
+
+
+def share(cell: Cell, sent: Tensors, batch: Batch, rng: torch.Generator) -> Update:
+    """What a client of that federation shares for the batch, given the global model's tensors."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pictures = pictures_of(cell.study.data)
+    model = cell.study.model.build(pictures.image_shape, pictures.classes, seed=0)
+    load_state(model, sent)
+    compute = defended(
+        cell.defense.chain, lambda model, batch, rng: local_update(model, batch, cell.study.training, rng)
+    )
+    update = compute(model.to(device), Batch(batch.images.to(device), batch.labels.to(device)), rng)
+    return Update.of({name: tensor.cpu() for name, tensor in update.named().items()})

@@ -1,0 +1,1 @@
+"""The command, and the one adapter around Flower's simulation engine."""

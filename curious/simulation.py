@@ -1,0 +1,104 @@
+"""The one adapter around Flower's simulation engine: a study's federations in Ray actors, or in this process.
+
+Whatever Flower does not export is used here and nowhere else.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+from uuid import uuid4
+
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+from flwr.simulation import run_simulation
+from flwr.supercore.task_identity import TaskIdentity
+
+import clients.app
+from attacks.workers import start_ray, stop_ray
+from server.app import serve, server_app
+from studies.ledger import Ledger
+
+
+def simulate(ledger: Ledger, address: str | None = None, client_app: ClientApp = clients.app.app) -> None:
+    """Trains and attacks what the ledger lacks. Raises what the server raises; clients' errors are in the ledger.
+
+    `address`: of a running Ray cluster; otherwise Ray is started on this machine and goes down again at the end.
+    """
+    resources = ledger.plan.study.resources
+    nodes = max(cell.study.federation.clients for cell in ledger.plan.cells)
+    if resources.engine == "inline":
+        serve(InlineGrid(client_app, nodes), ledger)
+        return
+    logging.getLogger("flwr").setLevel(logging.CRITICAL)
+    start_ray(cpus=max(os.cpu_count() or 1, resources.client_cpus), workers=resources.workers, address=address)
+    try:
+        run_simulation(
+            server_app=server_app(ledger),
+            client_app=client_app,
+            num_supernodes=nodes,
+            backend_config={
+                "client_resources": {"num_cpus": resources.client_cpus, "num_gpus": resources.client_gpus},
+                "init_args": {},
+            },
+        )
+    finally:
+        stop_ray()
+
+
+class InlineGrid(Grid):
+    """A grid whose nodes answer in this process, one after the other: real messages, no Ray."""
+
+    def __init__(self, client_app: ClientApp, nodes: int, run_config: dict[str, Any] | None = None):
+        TaskIdentity.task_id = TaskIdentity.run_id = TaskIdentity.node_id = 1
+        self._app = client_app
+        self._replies: dict[str, Message] = {}
+        self._contexts = {
+            client + 1: Context(
+                run_id=1,
+                node_id=client + 1,
+                node_config={"partition-id": client, "num-partitions": nodes},
+                state=RecordDict(),
+                run_config=dict(run_config or {}),
+            )
+            for client in range(nodes)
+        }
+
+    def set_run(self, run: Any) -> None:
+        """An inline grid has one run."""
+
+    @property
+    def run(self) -> Any:
+        return None
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
+
+    def get_node_ids(self) -> list[int]:
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        names = []
+        for message in messages:
+            message.metadata.__dict__["_message_id"] = name = str(uuid4())
+            self._replies[name] = self._answer(message)
+            names.append(name)
+        return names
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        return self.pull_messages(self.push_messages(messages))
+
+    def _answer(self, message: Message) -> Message:
+        try:
+            reply = self._app(message, self._contexts[message.metadata.dst_node_id])
+        except Exception as error:  # a client's exception is a reply, as it is in Flower's own grids
+            reply = Message(Error(code=0, reason=f"{type(error).__name__}: {error}"), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = f"{time.monotonic_ns()}"
+        return reply

@@ -1,0 +1,215 @@
+"""The Flower server: trains every federation of a study, and attacks what it sees."""
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import flwr.serverapp.strategy as flower
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+from torch import nn
+
+from attacks.workers import InlinePool, Pool, RayPool, start_ray
+from learning.data import pictures_of
+from learning.messages import CONFIG, record_of, tensors_of
+from learning.tensors import Tensors, Update, buffers_of, load_state, parameters_of
+from learning.training import accuracy
+from server.strategy import CuriousStrategy, UpdateStrategy
+from studies.attacking import Interrogation
+from studies.config import Cell, Plan, read_plan
+from studies.ledger import Failure, Ledger, Round, Victim
+from studies.preparation import initial_model, prepare
+from studies.provenance import environment
+
+STRATEGIES: dict[str, type[flower.FedAvg]] = {
+    "fedavg": flower.FedAvg,
+    "fedavgm": flower.FedAvgM,
+    "fedadam": flower.FedAdam,
+    "fedadagrad": flower.FedAdagrad,
+    "fedyogi": flower.FedYogi,
+    "fedmedian": flower.FedMedian,
+    "fedtrimmedavg": flower.FedTrimmedAvg,
+    "krum": flower.Krum,
+}
+STATEFUL = {"fedavgm", "fedadam", "fedadagrad", "fedyogi"}
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """`flwr run`: the study and the run's folder come from the run's configuration."""
+    name = str(context.run_config.get("study", "quick"))
+    path = Path(name) if name.endswith(".toml") else Path(__file__).parent.parent / "studies" / f"{name}.toml"
+    folder = Path(str(context.run_config.get("out") or f"runs/{path.stem}"))
+    plan = read_plan(path)
+    prepare(plan)
+    if (folder / "ledger.sqlite").exists():
+        ledger = Ledger(folder, write=True)
+    else:
+        ledger = Ledger.create(folder, plan, path.read_text(encoding="utf-8"), environment())
+    with ledger:
+        serve(grid, ledger)
+
+
+def server_app(ledger: Ledger) -> ServerApp:
+    """A server app that goes on with a run."""
+    running = ServerApp()
+
+    @running.main()
+    def main(grid: Grid, context: Context) -> None:
+        serve(grid, ledger)
+
+    return running
+
+
+def serve(grid: Grid, ledger: Ledger) -> None:
+    """Trains what the ledger lacks of every federation and attacks every recorded update, while or after."""
+    plan, training_is_over = ledger.plan, threading.Event()
+    with ThreadPoolExecutor(1) as executor:
+        attacking = None
+        if plan.study.resources.when == "live":
+            attacking = executor.submit(attack_all, ledger, training_is_over)
+        try:
+            clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
+            for cell in plan.cells:
+                train(grid, ledger, cell, clients)
+        finally:
+            training_is_over.set()
+        (attacking or executor.submit(attack_all, ledger, training_is_over)).result()
+
+
+def attack_all(ledger: Ledger, training_is_over: threading.Event) -> None:
+    """Attacks recorded updates until none is left and no more will come."""
+    pool = make_pool(ledger.plan)
+    try:
+        Interrogation(ledger, pool).run(training_is_over)
+    finally:
+        pool.close()
+
+
+def make_pool(plan: Plan) -> Pool:
+    """The workers that the study asks for."""
+    resources = plan.study.resources
+    if resources.engine == "inline":
+        return InlinePool()
+    start_ray(cpus=os.cpu_count() or 1, workers=resources.workers)
+    return RayPool(resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout)
+
+
+def ask_clients(grid: Grid, expected: int, timeout: float = 120.0) -> dict[int, int]:
+    """Every node's id and the number of the client that it is. Raises `RuntimeError` if too few nodes come in time."""
+    deadline = time.monotonic() + timeout
+    while len(nodes := list(grid.get_node_ids())) < expected:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{len(nodes)} nodes of {expected} are there after {timeout:g} seconds; start more nodes")
+        time.sleep(0.05)
+    questions = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
+    replies = list(grid.send_and_receive(questions, timeout=timeout))
+    faults = [reply.error.reason for reply in replies if reply.has_error()]
+    if faults or len(replies) < len(nodes):
+        raise RuntimeError(f"{len(nodes) - len(replies) + len(faults)} nodes did not say which client they are: {faults[:1]}")
+    numbers = {r.metadata.src_node_id: r.content.config_records[CONFIG]["client"] for r in replies}
+    return {node: number for node, number in numbers.items() if isinstance(number, int)}
+
+
+def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> None:
+    """Trains one federation from where the ledger ends to its last round."""
+    federation = cell.study.federation
+    model = initial_model(cell)
+    done = max((row.round for row in ledger.rounds(cell.index)), default=-1)
+    log = _Log(ledger, cell)
+    log.tidy(range(1, done + 1))
+    if done >= cell.study.rounds:
+        return
+    if federation.strategy in STATEFUL:
+        done = -1  # its state is not kept: its rounds are repeated, and come out the same
+    mine = {node: client for node, client in clients.items() if client < federation.clients}
+    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, federation.clients_per_round, cell.seed)
+    strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
+    strategy.start(
+        grid,
+        record_of(parameters_of(model) | buffers_of(model)),
+        num_rounds=cell.study.rounds,
+        timeout=federation.timeout,
+        train_config=ConfigRecord({"study": ledger.plan.canonical(), "cell": cell.index}),
+        evaluate_fn=lambda round, arrays: log.finish_round(round, arrays, model) if round > done else None,
+    )
+
+
+def inner_strategy(cell: Cell) -> Strategy:
+    """The Flower strategy that the study names; every client that it is shown takes part."""
+    everyone = dict.fromkeys(("min_train_nodes", "min_available_nodes"), cell.study.federation.clients_per_round)
+    return STRATEGIES[cell.study.federation.strategy](fraction_train=1.0, fraction_evaluate=0.0, **everyone)
+
+
+class _Log:
+    """Writes what the curious strategy sees, and what each round made of the global model, into the ledger."""
+
+    def __init__(self, ledger: Ledger, cell: Cell):
+        self._ledger, self._cell = ledger, cell
+
+    def on_sent(self, round: int, sent: Tensors) -> None:
+        """The model was written when the round before it ended; what an earlier try of this round said is void."""
+        self._ledger.forget_failures(self._cell.index, round)
+
+    def on_update(self, round: int, client: int, update: Update, examples: int) -> None:
+        if self._cell.study.recorded(round, client):
+            self._ledger.record_update(Victim(self._cell.index, round, client), update, examples)
+
+    def on_failure(self, round: int, client: int, reason: str) -> None:
+        self._ledger.record_failure(Failure(Victim(self._cell.index, round, client), reason))
+
+    def finish_round(self, round: int, arrays: ArrayRecord, model: nn.Module) -> None:
+        """Measures accuracy, keeps the model that the next round sends, and lets go of one that nothing needs."""
+        cell, study, tensors = self._cell.index, self._cell.study, tensors_of(arrays)
+        self._ledger.record_model(cell, round + 1, tensors)
+        measured = (None, None)
+        if round % study.federation.evaluate_every == 0 or round == study.rounds:
+            load_state(model, tensors)
+            test = pictures_of(study.data).test
+            batch = test.batch(range(len(test))[: study.federation.test_examples or None])
+            measured = accuracy(model, batch.images, batch.labels, study.training)
+        self._ledger.finish_round(Round(cell, round, *measured))
+        self.tidy([round])
+
+    def tidy(self, rounds: Iterable[int]) -> None:
+        """Lets go of the models that were sent in those rounds, where no update was to be recorded."""
+        study = self._cell.study
+        for round in rounds:
+            if not any(study.recorded(round, client) for client in range(study.federation.clients)):
+                self._ledger.forget_model(self._cell.index, round)
+
+
+class _GoingOn(Strategy):
+    """Skips the rounds that the ledger holds already, and takes up the global model after the last of them."""
+
+    def __init__(self, inner: Strategy, ledger: Ledger, cell: int, done: int):
+        self.inner, self.ledger, self.cell, self.done = inner, ledger, cell, done
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        return [] if server_round <= self.done else self.inner.configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        if server_round < self.done:
+            return None, None
+        if server_round == self.done:
+            return record_of(self.ledger.model(self.cell, server_round + 1)), None
+        return self.inner.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return None
+
+    def summary(self) -> None:
+        self.inner.summary()

@@ -1,0 +1,193 @@
+"""Two Flower strategies, each around another: one that speaks updates, one that is curious.
+
+`UpdateStrategy` lets any strategy of Flower's work on updates in place of weights, with clients chosen by seed and round and
+replies in a fixed order. `CuriousStrategy` copies what was sent and what came back, and changes nothing.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+
+from learning.messages import ARRAYS, EXAMPLES, record_of, tensors_of
+from learning.tensors import Tensors, Update, derived_seed
+from learning.training import Training
+
+
+class BadReplyError(ValueError):
+    """A client's reply cannot be used; the message says why."""
+
+
+class Observer(Protocol):
+    """Who is told what the curious server sees."""
+
+    def on_sent(self, round: int, sent: Tensors) -> None:
+        """The global model goes out in that round; the tensors may be kept."""
+        ...
+
+    def on_update(self, round: int, client: int, update: Update, examples: int) -> None:
+        """A client shared an update; the tensors may be kept."""
+        ...
+
+    def on_failure(self, round: int, client: int, reason: str) -> None:
+        """A client's reply is an error or cannot be used."""
+        ...
+
+
+class CuriousStrategy(Strategy):
+    """Goes around any Flower strategy, and tells an observer of everything that is sent and returned.
+
+    The wrapped strategy gets the very messages and replies that it would get alone, and trains the same global model to the
+    last bit. `clients`: the number by which the observer knows a node; nodes that it does not hold go by their node id.
+    """
+
+    def __init__(self, inner: Strategy, observer: Observer, clients: Mapping[int, int] | None = None):
+        self.inner, self.observer, self.clients = inner, observer, clients or {}
+        self._sent: Tensors = {}
+        self._asked: list[int] = []
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        messages = list(self.inner.configure_train(server_round, arrays, config, grid))
+        self._asked = [message.metadata.dst_node_id for message in messages]
+        if messages:
+            self._sent = tensors_of(arrays)
+            self.observer.on_sent(server_round, self._sent)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        replies = list(replies)
+        answered = {reply.metadata.src_node_id: reply for reply in replies}
+        for node in sorted(set(self._asked) | set(answered), key=self._client):
+            try:
+                if node not in answered:
+                    raise BadReplyError("the client did not reply in time")
+                update, examples = read_reply(answered[node], self._sent)
+            except BadReplyError as fault:
+                self.observer.on_failure(server_round, self._client(node), str(fault))
+            else:
+                self.observer.on_update(server_round, self._client(node), update, examples)
+        return self.inner.aggregate_train(server_round, replies)
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+    def _client(self, node: int) -> int:
+        return self.clients.get(node, node)
+
+
+class UpdateStrategy(Strategy):
+    """Lets a strategy that averages weights work with clients that share updates.
+
+    In every round `per_round` of the clients are chosen by the seed and the round alone. Each reply becomes the weights that
+    the client would have sent: sent plus delta, or sent minus learning rate times gradient; buffers that the client kept
+    stay as sent. Replies go on in the order of the clients' numbers; one that is an error, not finite or of a wrong shape
+    does not go on. `clients`: node id to the client's number.
+    """
+
+    def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], per_round: int, seed: int):
+        self.inner, self.training, self.clients = inner, training, clients
+        self.per_round, self.seed = per_round, seed
+        self._sent: Tensors = {}
+
+    def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        self._sent = tensors_of(arrays)
+        chosen = self.chosen(server_round)
+        messages = list(self.inner.configure_train(server_round, arrays, config, _Chosen(grid, chosen)))
+        return sorted(messages, key=lambda message: self.clients[message.metadata.dst_node_id])
+
+    def chosen(self, server_round: int) -> list[int]:
+        """The node ids of the clients that train in that round."""
+        rng = np.random.default_rng(derived_seed(self.seed, "clients", server_round))
+        node_of = {client: node for node, client in self.clients.items()}
+        numbers = rng.choice(sorted(node_of), size=self.per_round, replace=False)
+        return [node_of[client] for client in sorted(numbers.tolist())]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        usable = []
+        for reply in sorted(replies, key=lambda reply: self.clients[reply.metadata.src_node_id]):
+            try:
+                update, _ = read_reply(reply, self._sent)
+            except BadReplyError:
+                continue
+            usable.append(self._as_weights(reply, update))
+        return self.inner.aggregate_train(server_round, usable) if usable else (None, None)
+
+    def _as_weights(self, reply: Message, update: Update) -> Message:
+        step = -self.training.learning_rate if self.training.shared == "gradient" else 1.0
+        moved = {name: self._sent[name] + step * tensor for name, tensor in update.parameters.items()}
+        weights = self._sent | moved | update.buffers
+        converted = copy.copy(reply)  # shallow: the reply itself keeps what the client shared
+        converted.content = RecordDict({ARRAYS: record_of(weights), **reply.content.metric_records})
+        return converted
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+
+class _Chosen:
+    """A grid on which only some nodes are to be seen, so that a strategy that takes all takes those."""
+
+    def __init__(self, grid: Grid, nodes: list[int]):
+        self._grid, self._nodes = grid, nodes
+
+    def get_node_ids(self) -> list[int]:
+        return self._nodes
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._grid, name)
+
+
+def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
+    """What a client shared and how many examples it used.
+
+    Raises `BadReplyError` if the reply is an error, lacks a record, has a name or a shape that the model does not have, or a number
+    that is not finite.
+    """
+    if reply.has_error():
+        raise BadReplyError(f"the client raised an error: {_last_line(reply.error.reason)}")
+    arrays, metrics = reply.content.array_records, reply.content.metric_records
+    if len(arrays) != 1 or len(metrics) != 1:
+        raise BadReplyError(f"the reply holds {len(arrays)} array records and {len(metrics)} metric records in place of one of each")
+    examples = next(iter(metrics.values())).get(EXAMPLES)
+    if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
+        raise BadReplyError(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
+    update = Update.of(tensors_of(next(iter(arrays.values()))))
+    for name, tensor in [*update.parameters.items(), *update.buffers.items()]:
+        if name not in sent:
+            raise BadReplyError(f"'{name}' is not a name of the model")
+        if tensor.shape != sent[name].shape:
+            raise BadReplyError(f"'{name}' has shape {tuple(tensor.shape)} in place of {tuple(sent[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise BadReplyError(f"'{name}' holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
+    return update, int(examples)
+
+
+def _last_line(reason: str) -> str:
+    lines = [line.strip() for line in reason.strip().splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no reason given"

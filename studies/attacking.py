@@ -1,0 +1,108 @@
+"""Attacks every recorded update that has no result yet, and scores what comes back.
+
+The ledger is the queue: training writes updates into it, and this loop takes them out, so that training never waits for an
+attack, memory holds no more than is in flight, and a run that was killed goes on with what is left.
+"""
+
+import threading
+from functools import lru_cache
+
+from torch import nn
+
+from attacks import Granted, Observation
+from attacks.workers import Job, Outcome, Pool
+from learning.data import client_batch, pictures_of, public_examples
+from learning.tensors import Batch, derived_seed, load_state
+from learning.training import set_mode
+from studies.config import Cell, Grants, named_attack
+from studies.ledger import Ledger, Result, Victim
+from studies.scores import score
+
+
+class Interrogation:
+    """Attacks a ledger's updates in a pool of workers."""
+
+    def __init__(self, ledger: Ledger, pool: Pool):
+        self._ledger, self._pool = ledger, pool
+        self._attacks = {name: (named_attack(table), Grants(**granted)) for name, (table, granted) in ledger.attacks().items()}
+        self._in_flight: set[tuple[Victim, str]] = set()
+        self._model = lru_cache(maxsize=4)(self._model_as_sent)
+
+    def run(self, no_more: threading.Event) -> None:
+        """Works until `no_more` is set (training is over) and every recorded update has a result of every attack."""
+        while True:
+            last = no_more.is_set()
+            self._fill()
+            if not self._in_flight:
+                if last:
+                    return
+                no_more.wait(0.1)
+                continue
+            for outcome in self._pool.collect(timeout=0.2):
+                self._keep(outcome)
+
+    def _fill(self) -> None:
+        room = self._pool.capacity - len(self._in_flight)
+        if room <= 0:
+            return
+        for key in self._ledger.pending(self._pool.capacity):
+            if key not in self._in_flight and room > 0:
+                self._pool.submit(self._job(*key))
+                self._in_flight.add(key)
+                room -= 1
+
+    def _job(self, victim: Victim, name: str) -> Job:
+        named, grants = self._attacks[name]
+        cell = self._ledger.plan.cells[victim.cell]
+        seed = derived_seed(cell.seed, "attack", name, victim.round, victim.client)
+        return Job((victim, name), named.attack, self.observation(victim, grants), seed)
+
+    def observation(self, victim: Victim, grants: Grants) -> Observation:
+        """What the server knew of that update, and what the study grants beside it."""
+        cell = self._ledger.plan.cells[victim.cell]
+        pictures = pictures_of(cell.study.data)
+        return Observation(
+            round=victim.round,
+            client=victim.client,
+            model=self._model(victim.cell, victim.round),
+            update=self._ledger.update(victim),
+            training=cell.study.training,
+            examples=self._ledger.examples(victim),
+            image_shape=pictures.image_shape,
+            classes=pictures.classes,
+            granted=_granted(cell, victim, grants),
+        )
+
+    def _model_as_sent(self, cell: int, round: int) -> nn.Module:
+        study = self._ledger.plan.cells[cell].study
+        pictures = pictures_of(study.data)
+        model = study.model.build(pictures.image_shape, pictures.classes, seed=0)
+        load_state(model, self._ledger.model(cell, round))
+        return set_mode(model, study.training)
+
+    def _keep(self, outcome: Outcome) -> None:
+        key = outcome.key
+        assert isinstance(key, tuple)
+        victim, name = key
+        scores, loss = {}, None
+        if outcome.reconstruction is not None:
+            cell = self._ledger.plan.cells[victim.cell]
+            scores = score(outcome.reconstruction, truth(cell, victim), pictures_of(cell.study.data).classes).row()
+            loss = outcome.reconstruction.loss
+        result = Result(victim, name, outcome.status, outcome.reason, scores, loss, outcome.seconds)
+        self._ledger.record_result(result, outcome.reconstruction)
+        self._in_flight.discard(key)
+
+
+def truth(cell: Cell, victim: Victim) -> Batch:
+    """The examples behind an update, drawn again as the client drew them."""
+    return client_batch(cell.study.client_data, victim.client, victim.round, cell.seed)
+
+
+def _granted(cell: Cell, victim: Victim, grants: Grants) -> Granted:
+    labels = truth(cell, victim).labels.sort().values if grants.labels else None
+    if not grants.public:
+        return Granted(labels=labels)
+    public = public_examples(cell.study.data, grants.public, cell.seed)
+    return Granted(labels=labels, public=public.images, public_labels=public.labels)
+

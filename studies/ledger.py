@@ -1,0 +1,312 @@
+"""Everything that a run sees and finds, written the moment it exists: SQLite for rows, safetensors for tensors.
+
+A ledger holds no truth: no client's picture, no label (scores are numbers). It is written so that a run can be killed at
+any point and go on: a file is complete before a row speaks of it, every row has a natural key, and writing the same fact
+again changes nothing.
+"""
+
+import hashlib
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import filelock
+import torch
+
+from attacks import Reconstruction
+from learning.catalogue import SettingsError
+from learning.tensors import Tensors, Update, read_tensors, write_tensors
+from studies.config import NamedAttack, Plan, plan_from_json
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS attacks (name TEXT PRIMARY KEY, settings TEXT NOT NULL, granted TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS rounds (
+    cell INTEGER, round INTEGER, accuracy REAL, loss REAL, PRIMARY KEY (cell, round));
+CREATE TABLE IF NOT EXISTS observations (
+    cell INTEGER, round INTEGER, client INTEGER, examples INTEGER NOT NULL, PRIMARY KEY (cell, round, client));
+CREATE TABLE IF NOT EXISTS failures (
+    cell INTEGER, round INTEGER, client INTEGER, reason TEXT NOT NULL, PRIMARY KEY (cell, round, client));
+CREATE TABLE IF NOT EXISTS results (
+    cell INTEGER, round INTEGER, client INTEGER, attack TEXT, status TEXT NOT NULL, reason TEXT NOT NULL,
+    scores TEXT NOT NULL, loss REAL, seconds REAL NOT NULL, PRIMARY KEY (cell, round, client, attack));
+"""
+
+
+@dataclass(frozen=True, order=True)
+class Victim:
+    """One recorded update: which federation, which round, which client."""
+
+    cell: int
+    round: int
+    client: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """The global model after a round (round 0: before the first); accuracy and loss are None where they were not measured."""
+
+    cell: int
+    round: int
+    accuracy: float | None
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A client whose round came to nothing, and why."""
+
+    victim: Victim
+    reason: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one attack made of one update. `status`: "ok", "not applicable" or "failed", with the reason of the last two.
+
+    `scores`: of `studies.scores.Scores.row`; empty where there are none. `seconds`: of the attack alone.
+    """
+
+    victim: Victim
+    attack: str
+    status: str
+    reason: str
+    scores: dict[str, Any]
+    loss: float | None
+    seconds: float
+
+
+class Ledger:
+    """A run's folder. One process writes, any number read."""
+
+    def __init__(self, folder: Path, *, write: bool):
+        """Opens a run's folder. Raises `SettingsError` if it holds no run, or if another process is writing it."""
+        self.folder = folder
+        path = folder / "ledger.sqlite"
+        if not path.exists():
+            raise SettingsError(f"'{folder}' holds no run (there is no ledger.sqlite in it); give the folder of a run")
+        self._lock = filelock.FileLock(folder / ".lock") if write else None
+        if self._lock is not None:
+            try:
+                self._lock.acquire(timeout=15)
+            except filelock.Timeout:
+                raise SettingsError(f"another process is writing '{folder}'; wait for it, or stop it") from None
+        self._mutex = threading.RLock()
+        try:
+            self._database = sqlite3.connect(path, check_same_thread=False, timeout=30)
+            if write:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = NORMAL")
+                self._database.executescript(SCHEMA)
+                for unfinished in folder.glob("cells/*/*/.*"):  # a kill in the middle of a file
+                    unfinished.unlink()
+            self.plan = plan_from_json(self.meta("study"))
+        except (sqlite3.DatabaseError, TypeError):
+            raise SettingsError(f"'{path}' is not a ledger, or is damaged") from None
+
+    @classmethod
+    def create(cls, folder: Path, plan: Plan, toml: str, environment: Mapping[str, Any]) -> Self:
+        """A new run of a study in a folder that holds none. `toml` and `environment` are kept beside it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with sqlite3.connect(folder / "ledger.sqlite", timeout=30) as database:
+            database.executescript(SCHEMA)
+            rows = {"study": plan.canonical(), "toml": toml, "environment": json.dumps(environment)}
+            database.executemany("INSERT OR IGNORE INTO meta VALUES (?, ?)", rows.items())
+        database.close()
+        (folder / "study.toml").write_text(toml, encoding="utf-8")
+        ledger = cls(folder, write=True)
+        ledger.add_attacks(plan.raw.get("attacks", []), plan.study.attacks, plan.raw.get("granted", {}))
+        return ledger
+
+    def close(self) -> None:
+        """Gives the folder free for another writer."""
+        self._database.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: TracebackType | BaseException | type | None) -> None:
+        self.close()
+
+    # what the run is
+
+    def meta(self, key: str) -> str:
+        """A fact about the run: "study", "toml", "environment". Raises `TypeError` if it is not there."""
+        return self._rows("SELECT value FROM meta WHERE key = ?", key)[0][0] if self._has(key) else None  # pyright: ignore
+
+    def add_attacks(self, tables: list[Any], attacks: list[NamedAttack], granted: Mapping[str, Any]) -> None:
+        """Adds attacks to those that every recorded update undergoes.
+
+        Raises `SettingsError` if another attack of that name, or the same with other grants, was run before.
+        """
+        for table, named in zip(tables, attacks, strict=True):
+            row = (named.name, json.dumps(table, sort_keys=True), json.dumps(granted, sort_keys=True))
+            known = self._rows("SELECT * FROM attacks WHERE name = ?", named.name)
+            if known and tuple(known[0]) != row:
+                raise SettingsError(
+                    f"attack '{named.name}' was run before with other settings or grants; give this one a name of its own "
+                    f"with the key `as`"
+                )
+            self._write("INSERT OR IGNORE INTO attacks VALUES (?, ?, ?)", *row)
+
+    def attacks(self) -> dict[str, tuple[Any, dict[str, Any]]]:
+        """Every attack's table and grants, by name, in the order in which they were added."""
+        rows = self._rows("SELECT name, settings, granted FROM attacks ORDER BY rowid")
+        return {name: (json.loads(settings), json.loads(granted)) for name, settings, granted in rows}
+
+    # what the server sees
+
+    def record_model(self, cell: int, round: int, tensors: Tensors) -> None:
+        """Keeps the global model as it is sent in that round."""
+        write_tensors(self._model_path(cell, round), tensors)
+
+    def model(self, cell: int, round: int) -> Tensors:
+        """The global model as it was sent in that round."""
+        return read_tensors(self._model_path(cell, round))
+
+    def forget_model(self, cell: int, round: int) -> None:
+        """Deletes a model that nothing needs any more."""
+        self._model_path(cell, round).unlink(missing_ok=True)
+
+    def record_update(self, victim: Victim, update: Update, examples: int) -> None:
+        """Keeps what a client shared."""
+        write_tensors(self._update_path(victim), update.named())
+        self._write(
+            "INSERT OR REPLACE INTO observations VALUES (?, ?, ?, ?)", victim.cell, victim.round, victim.client, examples
+        )
+
+    def update(self, victim: Victim) -> Update:
+        """What a client shared."""
+        return Update.of(read_tensors(self._update_path(victim)))
+
+    def record_failure(self, failure: Failure) -> None:
+        """Keeps that a client's round came to nothing."""
+        victim = failure.victim
+        self._write(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", victim.cell, victim.round, victim.client, failure.reason
+        )
+
+    def forget_failures(self, cell: int, round: int) -> None:
+        """Deletes the failures of a round that is tried again."""
+        self._write("DELETE FROM failures WHERE (cell, round) = (?, ?)", cell, round)
+
+    def finish_round(self, row: Round) -> None:
+        """Keeps that a round is over: a run that goes on does not repeat it."""
+        self._write("INSERT OR REPLACE INTO rounds VALUES (?, ?, ?, ?)", row.cell, row.round, row.accuracy, row.loss)
+
+    def rounds(self, cell: int | None = None) -> list[Round]:
+        """The rounds that are over, of one cell or of all."""
+        where = "" if cell is None else f" WHERE cell = {cell:d}"
+        return [Round(*row) for row in self._rows(f"SELECT * FROM rounds{where} ORDER BY cell, round")]
+
+    def failures(self) -> list[Failure]:
+        """The clients' failures, in order."""
+        return [Failure(Victim(*row[:3]), row[3]) for row in self._rows("SELECT * FROM failures ORDER BY cell, round, client")]
+
+    def observations(self) -> dict[Victim, int]:
+        """Every recorded update, with the number of examples that the client reported."""
+        return {Victim(*row[:3]): row[3] for row in self._rows("SELECT * FROM observations ORDER BY cell, round, client")}
+
+    def examples(self, victim: Victim) -> int:
+        """How many examples the client reported for that update."""
+        return self._rows("SELECT examples FROM observations WHERE (cell, round, client) = (?, ?, ?)", *_key(victim))[0][0]
+
+    # what the attacks find
+
+    def pending(self, limit: int) -> list[tuple[Victim, str]]:
+        """Up to `limit` recorded updates and attacks on them that have no result yet, in order."""
+        rows = self._rows(
+            "SELECT o.cell, o.round, o.client, a.name FROM observations o CROSS JOIN attacks a "
+            "WHERE NOT EXISTS (SELECT 1 FROM results r WHERE r.cell = o.cell AND r.round = o.round AND "
+            "r.client = o.client AND r.attack = a.name) ORDER BY o.cell, o.round, o.client, a.rowid LIMIT ?",
+            limit,
+        )
+        return [(Victim(*row[:3]), row[3]) for row in rows]
+
+    def record_result(self, result: Result, reconstruction: Reconstruction | None) -> None:
+        """Keeps an attack's result and, where there is one, its reconstruction."""
+        if reconstruction is not None:
+            tensors = {"history": torch.tensor(reconstruction.history, dtype=torch.float64)}
+            tensors |= {} if reconstruction.images is None else {"images": reconstruction.images}
+            tensors |= {} if reconstruction.labels is None else {"labels": reconstruction.labels}
+            write_tensors(self._result_path(result.victim, result.attack), tensors)
+        scores = json.dumps(result.scores, sort_keys=True)
+        row = (*_key(result.victim), result.attack, result.status, result.reason, scores, result.loss, result.seconds)
+        self._write("INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", *row)
+
+    def results(self) -> list[Result]:
+        """Every result, in order of victims and attacks."""
+        rows = self._rows(
+            "SELECT r.* FROM results r JOIN attacks a ON a.name = r.attack ORDER BY r.cell, r.round, r.client, a.rowid"
+        )
+        return [Result(Victim(*row[:3]), row[3], row[4], row[5], json.loads(row[6]), row[7], row[8]) for row in rows]
+
+    def reconstruction(self, victim: Victim, attack: str) -> Reconstruction:
+        """What an attack restored of a recorded update."""
+        tensors = read_tensors(self._result_path(victim, attack))
+        history = tuple(tensors["history"].tolist())
+        return Reconstruction(tensors.get("images"), tensors.get("labels"), history=history)
+
+    # the whole
+
+    def counts(self) -> dict[str, int]:
+        """How far the run is: rounds over (the starts not counted), updates recorded, results, failures."""
+        queries = {
+            "rounds": "SELECT COUNT(*) FROM rounds WHERE round > 0",
+            "observations": "SELECT COUNT(*) FROM observations",
+            "results": "SELECT COUNT(*) FROM results",
+            "failed clients": "SELECT COUNT(*) FROM failures",
+            "failed attacks": "SELECT COUNT(*) FROM results WHERE status = 'failed'",
+        }
+        return {name: self._rows(query)[0][0] for name, query in queries.items()}
+
+    def digest(self) -> str:
+        """SHA-256 of all that the run computed: two runs of one study on one machine have the same.
+
+        Left out is what may differ: durations and the machine.
+        """
+        total = hashlib.sha256()
+        for table in ("attacks", "rounds", "observations", "failures"):
+            for row in self._rows(f"SELECT * FROM {table} ORDER BY 1, 2, 3"):
+                total.update(repr((table, *row)).encode())
+        for result in self.results():
+            total.update(repr((result.victim, result.attack, result.status, result.reason, result.loss)).encode())
+            total.update(json.dumps(result.scores, sort_keys=True).encode())
+        total.update(self.meta("study").encode())
+        for path in self._files():
+            total.update(str(path.relative_to(self.folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
+        return total.hexdigest()
+
+    def _files(self) -> Iterator[Path]:
+        return iter(sorted((self.folder / "cells").glob("**/[!.]*.safetensors")))
+
+    def _model_path(self, cell: int, round: int) -> Path:
+        return self.folder / "cells" / f"{cell:04d}" / f"round-{round:04d}" / "model.safetensors"
+
+    def _update_path(self, victim: Victim) -> Path:
+        return self._model_path(victim.cell, victim.round).with_name(f"client-{victim.client:04d}.safetensors")
+
+    def _result_path(self, victim: Victim, attack: str) -> Path:
+        return self._update_path(victim).with_suffix(f".{attack.replace(' ', '_')}.safetensors")
+
+    def _has(self, key: str) -> bool:
+        return bool(self._rows("SELECT 1 FROM meta WHERE key = ?", key))
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        with self._mutex:
+            return self._database.execute(query, values).fetchall()
+
+    def _write(self, query: str, *values: Any) -> None:
+        with self._mutex, self._database:
+            self._database.execute(query, values)
+
+
+def _key(victim: Victim) -> tuple[int, int, int]:
+    return victim.cell, victim.round, victim.client

@@ -1,0 +1,129 @@
+"""How much of the truth an attack restored, and how surely we know it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import torch
+from jaxtyping import Float
+from skimage.metrics import structural_similarity
+from torch import Tensor
+
+from attacks import Reconstruction
+from learning.tensors import Batch
+
+LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
+LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc")
+IMAGE_SCORES = ("psnr", "ssim", "mse")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One reconstruction held against the truth. What was not restored has None.
+
+    `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
+    `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
+    `label_accuracy`: share of the examples whose label was restored, as multisets. `exact_counts`: 1 if all counts are
+    right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose count, is right (iLRG's figures: absent
+    classes count as successes).
+    """
+
+    matches: list[int] | None = None
+    mse: list[float] | None = None
+    psnr: list[float] | None = None
+    ssim: list[float] | None = None
+    label_accuracy: float | None = None
+    exact_counts: float | None = None
+    le_acc: float | None = None
+    ln_acc: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """The scores as a dict for the ledger, without those that are None."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
+    """Holds a reconstruction against the truth; the order in which examples were restored does not matter.
+
+    A true picture that no restored one is left for is scored against mid-grey.
+    """
+    images: dict[str, Any] = {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images)
+    labels = {} if reconstruction.labels is None else _label_scores(reconstruction.labels, truth.labels, classes)
+    return Scores(**images, **labels)
+
+
+def psnr(mse: float) -> float:
+    """Peak signal-to-noise ratio in dB for pictures in [0, 1]; 300 dB for a picture that is exact in float64."""
+    return -10 * math.log10(max(mse, LEAST_ERROR))
+
+
+def squared_errors(
+    truth: Float[Tensor, "n channels height width"], found: Float[Tensor, "m channels height width"]
+) -> Float[Tensor, "n m"]:
+    """Mean squared error of every true picture against every restored one, in float64."""
+    return torch.stack([(found.double() - picture.double()).square().flatten(1).mean(1) for picture in truth])
+
+
+def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
+    lacking = max(0, len(truth) - len(found))
+    found = torch.cat([found, torch.full((lacking, *truth.shape[1:]), 0.5, dtype=found.dtype)])
+    errors = squared_errors(truth, found).numpy()
+    _, matches = scipy.optimize.linear_sum_assignment(errors)
+    mse = [float(errors[i, j]) for i, j in enumerate(matches)]
+    return {
+        "matches": [int(j) for j in matches],
+        "mse": mse,
+        "psnr": [psnr(value) for value in mse],
+        "ssim": [_ssim(found[int(j)], truth[i]) for i, j in enumerate(matches)],
+    }
+
+
+def _ssim(found: Tensor, truth: Tensor) -> float:
+    window = min(7, *truth.shape[1:])
+    window -= 1 - window % 2
+    pictures = (found.double().numpy(), truth.double().numpy())
+    return float(structural_similarity(*pictures, data_range=1.0, channel_axis=0, win_size=window))  # pyright: ignore
+
+
+def _label_scores(rows: Tensor, truth: Tensor, classes: int) -> dict[str, float]:
+    found = torch.bincount(rows.argmax(1), minlength=classes)
+    true = torch.bincount(truth, minlength=classes)
+    return {
+        "label_accuracy": float(torch.minimum(found, true).sum() / len(truth)),
+        "exact_counts": float(torch.equal(found, true)),
+        "le_acc": float(((found > 0) == (true > 0)).double().mean()),
+        "ln_acc": float((found == true).double().mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95 % interval over `victims` updates; `low` and `high` are None where one victim is all there is."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    victims: int
+
+
+def estimate(by_seed: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
+    """The mean over all victims and a bootstrap interval: seeds are drawn with replacement, then victims within each.
+
+    `by_seed`: one sequence of victims' scores per seed; victims of one seed share a model and a partition, so they are not
+    independent. With a single seed only victims are drawn, and the interval says nothing about other seeds.
+    """
+    groups = [np.asarray(group, dtype=float) for group in by_seed if len(group)]
+    values = np.concatenate(groups)
+    if len(values) == 1:
+        return Estimate(float(values[0]), None, None, 1)
+    rng = np.random.default_rng(0)
+    means = np.empty(draws)
+    for draw in range(draws):
+        chosen = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
+        sample = [groups[i][rng.integers(len(groups[i]), size=len(groups[i]))] for i in chosen]
+        means[draw] = np.concatenate(sample).mean()
+    low, high = np.quantile(means, [0.025, 0.975])
+    return Estimate(float(values.mean()), float(low), float(high), len(values))
