@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -67,6 +68,7 @@ class Pool(ABC):
     def collect(self, timeout: float) -> list[Outcome]:
         """The outcomes that are there, waiting up to `timeout` seconds for the first."""
 
+    @abstractmethod
     def close(self) -> None:
         """Ends the workers."""
 
@@ -85,6 +87,9 @@ class InlinePool(Pool):
     def collect(self, timeout: float) -> list[Outcome]:
         return [run_job(self._waiting.pop(0))] if self._waiting else []
 
+    def close(self) -> None:
+        self._waiting.clear()
+
 
 def start_ray(cpus: int, workers: int, address: str | None = None) -> None:
     """Starts Ray on this machine, or joins a running cluster, with room for the attack workers beside Flower's clients.
@@ -94,7 +99,7 @@ def start_ray(cpus: int, workers: int, address: str | None = None) -> None:
     """
     if ray.is_initialized():
         return
-    path = os.pathsep.join(part for part in [os.getcwd(), *sys.path] if part)
+    path = os.pathsep.join(part for part in [str(Path.cwd()), *sys.path] if part)
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": "ERROR",

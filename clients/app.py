@@ -40,8 +40,6 @@ def share(cell: Cell, sent: Tensors, batch: Batch, rng: torch.Generator) -> Upda
     pictures = pictures_of(cell.study.data)
     model = cell.study.model.build(pictures.image_shape, pictures.classes, seed=0)
     load_state(model, sent)
-    compute = defended(
-        cell.defense.chain, lambda model, batch, rng: local_update(model, batch, cell.study.training, rng)
-    )
+    compute = defended(cell.defense.chain, lambda model, batch, rng: local_update(model, batch, cell.study.training, rng))
     update = compute(model.to(device), Batch(batch.images.to(device), batch.labels.to(device)), rng)
     return Update.of({name: tensor.cpu() for name, tensor in update.named().items()})

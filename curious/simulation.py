@@ -19,24 +19,24 @@ from flwr.supercore.task_identity import TaskIdentity
 import clients.app
 from attacks.workers import start_ray, stop_ray
 from server.app import serve, server_app
+from studies.config import Resources
 from studies.ledger import Ledger
 
 
-def simulate(ledger: Ledger, address: str | None = None, client_app: ClientApp = clients.app.app) -> None:
+def simulate(ledger: Ledger, resources: Resources, address: str | None = None, client_app: ClientApp = clients.app.app) -> None:
     """Trains and attacks what the ledger lacks. Raises what the server raises; clients' errors are in the ledger.
 
     `address`: of a running Ray cluster; otherwise Ray is started on this machine and goes down again at the end.
     """
-    resources = ledger.plan.study.resources
     nodes = max(cell.study.federation.clients for cell in ledger.plan.cells)
     if resources.engine == "inline":
-        serve(InlineGrid(client_app, nodes), ledger)
+        serve(InlineGrid(client_app, nodes), ledger, resources)
         return
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     start_ray(cpus=max(os.cpu_count() or 1, resources.client_cpus), workers=resources.workers, address=address)
     try:
         run_simulation(
-            server_app=server_app(ledger),
+            server_app=server_app(ledger, resources),
             client_app=client_app,
             num_supernodes=nodes,
             backend_config={

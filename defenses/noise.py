@@ -19,7 +19,8 @@ class GaussianNoise(Defense):
     std: NotNegative
 
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        return compute(model, batch, rng).map(lambda tensor: tensor + self.std * _like(tensor, rng, torch.randn))
+        update = compute(model, batch, rng)
+        return update.map(lambda tensor: tensor + self.std * _like(tensor, rng, torch.randn)) if self.std else update
 
 
 @settings
@@ -32,7 +33,8 @@ class LaplacianNoise(Defense):
     std: NotNegative
 
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        return compute(model, batch, rng).map(lambda tensor: tensor + self.std * _laplacian(tensor, rng))
+        update = compute(model, batch, rng)
+        return update.map(lambda tensor: tensor + self.std * _laplacian(tensor, rng)) if self.std else update
 
 
 def _laplacian(tensor: Tensor, rng: torch.Generator) -> Tensor:

@@ -26,13 +26,14 @@ class MagnitudePruning(Defense):
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
         update = compute(model, batch, rng)
         if self.scope == "layer":
-            return update.map(lambda tensor: tensor * _largest(tensor.flatten(), self.keep).reshape(tensor.shape))
+            return update.map(lambda tensor: tensor.where(_largest(tensor.flatten(), self.keep).reshape(tensor.shape), 0))
         sizes = [tensor.numel() for tensor in update.parameters.values()]
         masks = iter(_largest(update.flat(), self.keep).split(sizes))
-        return update.map(lambda tensor: tensor * next(masks).reshape(tensor.shape))
+        return update.map(lambda tensor: tensor.where(next(masks).reshape(tensor.shape), 0))
 
 
 def _largest(entries: Tensor, keep: float) -> Tensor:
-    """1 at the largest entries, 0 elsewhere; exactly that many, also among equals."""
-    kept = entries.abs().topk(math.ceil(keep * len(entries))).indices
-    return torch.zeros_like(entries).index_fill(0, kept, 1)
+    """True at the largest entries, false elsewhere; exactly that many, also among equals."""
+    wanted = round(keep * len(entries), 6)  # 0.07 of 100 entries is 7, and not 7.000000000000001, which rounds up to 8
+    kept = entries.abs().topk(max(1, math.ceil(wanted))).indices
+    return torch.zeros_like(entries, dtype=torch.bool).index_fill(0, kept, True)

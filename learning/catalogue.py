@@ -108,9 +108,7 @@ def _path(fault: pydantic_core.ErrorDetails, given: object) -> tuple[Path, Path 
     union: Path | None = None
     for index, part in enumerate(fault["loc"]):
         last = index == len(fault["loc"]) - 1
-        if isinstance(given, Mapping) and part in given:
-            path, given = (*path, part), given[part]
-        elif isinstance(given, list) and isinstance(part, int):
+        if (isinstance(given, Mapping) and part in given) or (isinstance(given, list) and isinstance(part, int)):
             path, given = (*path, part), given[part]
         elif isinstance(given, Mapping) and last and fault["type"] in _MISSING:
             path = (*path, part)

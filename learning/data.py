@@ -12,7 +12,7 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -92,7 +92,7 @@ class CIFAR10(Data):
 
     def load(self) -> Pictures:
         if (data_folder() / "cifar10").is_dir():
-            return _folders(data_folder() / "cifar10", size=None)
+            return _folders(data_folder() / "cifar10", size=32)
         return _torchvision("CIFAR10", classes=10)
 
 
@@ -102,7 +102,7 @@ class CIFAR100(Data):
 
     def load(self) -> Pictures:
         if (data_folder() / "cifar100").is_dir():
-            return _folders(data_folder() / "cifar100", size=None)
+            return _folders(data_folder() / "cifar100", size=32)
         return _torchvision("CIFAR100", classes=100)
 
 
@@ -115,7 +115,7 @@ class ImageFolder(Data):
     """
 
     root: str
-    size: Count = 32
+    size: Annotated[int, Field(ge=1, le=4096)] = 32
 
     def load(self) -> Pictures:
         return _folders(data_folder() / self.root, size=self.size)
@@ -183,6 +183,8 @@ def public_examples(data: Data, count: int, seed: int) -> Batch:
 
 def _split(examples: Examples, classes: int) -> Pictures:
     """Every fifth example is for testing; sets that come without a split of their own need this."""
+    if len(examples) < 5:
+        raise ValueError(f"{len(examples)} pictures are too few to split into training and test: give at least 5")
     order = torch.randperm(len(examples), generator=generator("train and test"))
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     return Pictures(
@@ -200,54 +202,56 @@ def _torchvision(name: str, classes: int) -> Pictures:
         images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets)
         return Examples(images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous(), labels)
 
-    def whole() -> Pictures:
+    unreadable = (RuntimeError, OSError, ValueError, AssertionError)  # missing, or empty, or cut short
+    try:
+        test = part(train=False)
+    except unreadable:
         try:
-            test = part(train=False)
-        except (RuntimeError, OSError):
-            getattr(torchvision.datasets, name)(data_folder(), train=False, download=True)
             getattr(torchvision.datasets, name)(data_folder(), train=True, download=True)
             test = part(train=False)
-        try:
-            return Pictures(part(train=True), test, classes)
-        except (RuntimeError, OSError, ValueError):  # only the test files are there: split those
-            return _split(test, classes)
-
+        except unreadable as error:
+            raise ValueError(
+                f"{name} is not in '{data_folder()}' and cannot be downloaded ({error}): set CURIOUS_DATA to a folder that "
+                f"torchvision reads, or use the data set 'digits', which needs neither"
+            ) from None
     try:
-        return whole()
-    except (RuntimeError, OSError) as error:
-        raise ValueError(
-            f"{name} is not in '{data_folder()}' and cannot be downloaded ({error}): set CURIOUS_DATA to a folder that "
-            f"torchvision reads, or use the data set 'digits', which needs neither"
-        ) from None
+        return Pictures(part(train=True), test, classes)
+    except unreadable:  # only the test files are there: split those
+        return _split(test, classes)
 
 
-def _folders(root: Path, size: int | None) -> Pictures:
+def _folders(root: Path, size: int) -> Pictures:
     import torchvision
 
-    def part(folder: Path) -> tuple[Examples, int]:
+    def part(folder: Path) -> tuple[Examples, list[str]]:
         try:
             found = torchvision.datasets.ImageFolder(str(folder))
-        except (OSError, ValueError) as error:
+            images = torch.stack([_picture(picture, size) for picture, _ in found])
+        except (OSError, ValueError) as error:  # a picture that cannot be read is an OSError as well
             raise ValueError(f"'{folder}' is not a folder of pictures, one sub-folder a class ({error})") from None
-        images = torch.stack([_picture(picture, size) for picture, _ in found])
-        return Examples(images, torch.tensor(found.targets)), len(found.classes)
+        return Examples(images, torch.tensor(found.targets)), found.classes
 
     if not root.is_dir():
         raise ValueError(f"there is no folder '{root}': give an absolute path, or one inside CURIOUS_DATA")
     tests = [root / name for name in ("test", "val") if (root / name).is_dir()]
     if (root / "train").is_dir() and tests:
-        (train, classes), (test, _) = part(root / "train"), part(tests[0])
-        return Pictures(train, test, classes)
+        (train, classes), (test, test_classes) = part(root / "train"), part(tests[0])
+        if classes != test_classes:
+            raise ValueError(
+                f"'{root / 'train'}' and '{tests[0]}' hold different classes ({len(classes)} and {len(test_classes)} folders): "
+                f"give both the same folders"
+            )
+        return Pictures(train, test, len(classes))
     only = next((root / name for name in ("images", "train", "val", "test") if (root / name).is_dir()), root)
     examples, classes = part(only)
-    return _split(examples, classes)
+    return _split(examples, len(classes))
 
 
-def _picture(picture: object, size: int | None) -> Tensor:
+def _picture(picture: object, size: int) -> Tensor:
     array = torch.from_numpy(np.array(picture)).permute(2, 0, 1)  # ImageFolder loads RGB
-    if size is None:
-        return array
     height, width = array.shape[1:]
+    if height == width == size:
+        return array
     scale = size / min(height, width)
     target = (max(size, round(height * scale)), max(size, round(width * scale)))
     resized = functional.interpolate(array[None].float(), target, mode="bilinear", antialias=True)[0]

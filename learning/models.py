@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from typing import Annotated, Literal, TypeAlias
 
 import torch
-import torchvision
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from learning.catalogue import Count, Index, settings
+from learning.catalogue import Count, settings
 
 ImageShape: TypeAlias = tuple[int, int, int]
 Activation = Literal["relu", "sigmoid", "tanh", "leaky-relu", "silu"]
@@ -54,16 +53,19 @@ class Architecture(ABC):
     def build(self, image_shape: ImageShape, classes: int, seed: int) -> nn.Module:
         """A new, untrained classifier. The same seed gives the same weights; the caller's random state is left as it was."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
             network = nn.Sequential()
             network.add_module("normalize", Normalize())
-            network.add_module("network", self.layers(image_shape, classes))
-            self.start(network, torch.Generator().manual_seed(seed))
             try:
+                network.add_module("network", self.layers(image_shape, classes))
+                self.start(network, torch.Generator().manual_seed(seed))
                 with torch.no_grad():
                     network.eval()(torch.zeros(1, *image_shape))
-            except RuntimeError as error:
-                raise ValueError(f"{type(self).__name__} does not take pictures of shape {image_shape}: {error}") from None
+            except (RuntimeError, MemoryError) as error:
+                raise ValueError(
+                    f"{self} cannot be built for pictures of shape {image_shape} ({str(error).splitlines()[0]}): "
+                    f"choose a smaller or another model, or other pictures"
+                ) from None
         return network
 
 
@@ -72,7 +74,7 @@ class MLP(Architecture):
     """Fully connected: `depth` hidden layers of `width` units. `bias` false leaves all biases out."""
 
     width: Count = 128
-    depth: Index = 1
+    depth: Annotated[int, Field(ge=0, le=1000)] = 1
     activation: Activation = "relu"
     bias: bool = True
 
@@ -123,7 +125,7 @@ class ConvNet(Architecture):
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
         channels, height, width = image_shape
         if min(height, width) < 9:
-            raise ValueError(f"convnet pools twice by three and needs pictures of 9 pixels a side, not {height}x{width}")
+            raise ValueError(f"convnet pools twice by three and needs pictures of 9 pixels a side, not {height}x{width}: choose another model or size")
         plan = [1, 2, 2, 4, 4, 4, "pool", 4, 4, "pool"]
         body = nn.Sequential()
         for item in plan:
@@ -141,7 +143,10 @@ def _small(image_shape: ImageShape) -> bool:
     return max(image_shape[1:]) < 64
 
 
-def _resnet(network: torchvision.models.ResNet, image_shape: ImageShape) -> nn.Module:
+def _resnet(depth: Literal[18, 50], image_shape: ImageShape, classes: int) -> nn.Module:
+    import torchvision  # a second of every worker's start that most models do not need
+
+    network = {18: torchvision.models.resnet18, 50: torchvision.models.resnet50}[depth](num_classes=classes)
     if _small(image_shape):
         network.conv1 = nn.Conv2d(image_shape[0], 64, 3, padding=1, bias=False)
         network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
@@ -155,7 +160,7 @@ class ResNet18(Architecture):
     """torchvision's ResNet-18 (He et al. 2016); pictures under 64 pixels get a 3x3 stem with stride 1 and no pooling."""
 
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
-        return _resnet(torchvision.models.resnet18(num_classes=classes), image_shape)
+        return _resnet(18, image_shape, classes)
 
 
 @settings
@@ -163,7 +168,7 @@ class ResNet50(Architecture):
     """torchvision's ResNet-50 (He et al. 2016); pictures under 64 pixels get a 3x3 stem with stride 1 and no pooling."""
 
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
-        return _resnet(torchvision.models.resnet50(num_classes=classes), image_shape)
+        return _resnet(50, image_shape, classes)
 
 
 @settings
@@ -178,6 +183,8 @@ class VGG16(Architecture):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        import torchvision
+
         network = torchvision.models.vgg16_bn(num_classes=classes, dropout=self.dropout)
         features = network.features
         if image_shape[0] != 3:

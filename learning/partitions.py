@@ -10,20 +10,32 @@ from learning.catalogue import Count, Positive, settings
 class Partition(ABC):
     """A rule that gives every client its examples."""
 
-    @abstractmethod
     def split(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         """Sorted indices into `labels` for each of `clients` clients; no index stands twice.
 
         Raises `ValueError` if a client would be left with no example.
         """
+        if clients > len(labels):
+            raise ValueError(f"{clients} clients cannot share {len(labels)} training examples: lower federation.clients")
+        parts = self.deal(labels, clients, rng)
+        empty = [client for client, part in enumerate(parts) if len(part) == 0]
+        if empty:
+            raise ValueError(
+                f"the partition leaves clients {empty[:5]} of {clients} without an example: lower federation.clients"
+            )
+        return [np.sort(part) for part in parts]
+
+    @abstractmethod
+    def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        """The rule itself: indices in any order, for at most as many clients as there are examples."""
 
 
 @settings
 class IID(Partition):
     """Examples are shuffled and dealt out evenly."""
 
-    def split(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        return _checked(np.array_split(rng.permutation(len(labels)), clients))
+    def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        return np.array_split(rng.permutation(len(labels)), clients)
 
 
 @settings
@@ -35,7 +47,7 @@ class Dirichlet(Partition):
 
     alpha: Positive = 0.5
 
-    def split(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         parts: list[list[int]] = [[] for _ in range(clients)]
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
@@ -46,7 +58,7 @@ class Dirichlet(Partition):
             largest = max(parts, key=len)
             if not part and len(largest) > 1:
                 part.append(largest.pop())
-        return _checked([np.array(part, dtype=int) for part in parts])
+        return [np.array(part, dtype=int) for part in parts]
 
 
 @settings
@@ -58,12 +70,17 @@ class Shards(Partition):
 
     per_client: Count = 2
 
-    def split(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+    def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        if clients * self.per_client > len(labels):
+            raise ValueError(
+                f"{clients} clients with per_client = {self.per_client} shards each need more than {len(labels)} training "
+                f"examples: lower per_client or federation.clients"
+            )
         order = rng.permutation(len(labels))
         order = order[np.argsort(labels[order], kind="stable")]
         shards = np.array_split(order, clients * self.per_client)
         dealt = rng.permutation(len(shards)).reshape(clients, self.per_client)
-        return _checked([np.concatenate([shards[shard] for shard in hand]) for hand in dealt])
+        return [np.concatenate([shards[shard] for shard in hand]) for hand in dealt]
 
 
 @settings
@@ -75,12 +92,9 @@ class QuantitySkew(Partition):
 
     alpha: Positive = 0.5
 
-    def split(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
-        spare = len(labels) - clients
-        if spare < 0:
-            return _checked([np.array([], dtype=int)] * clients)
-        sizes = 1 + np.floor(rng.dirichlet(np.full(clients, self.alpha)) * spare).astype(int)
-        return _checked(np.split(rng.permutation(len(labels))[: sizes.sum()], np.cumsum(sizes)[:-1]))
+    def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
+        sizes = 1 + np.floor(rng.dirichlet(np.full(clients, self.alpha)) * (len(labels) - clients)).astype(int)
+        return np.split(rng.permutation(len(labels))[: sizes.sum()], np.cumsum(sizes)[:-1])
 
 
 PARTITIONS: dict[str, type[Partition]] = {
@@ -90,11 +104,3 @@ PARTITIONS: dict[str, type[Partition]] = {
     "quantity-skew": QuantitySkew,
 }
 
-
-def _checked(parts: list[np.ndarray]) -> list[np.ndarray]:
-    empty = [client for client, part in enumerate(parts) if len(part) == 0]
-    if empty:
-        raise ValueError(
-            f"the partition leaves clients {empty[:5]} of {len(parts)} without an example: lower federation.clients"
-        )
-    return [np.sort(part) for part in parts]

@@ -77,19 +77,19 @@ def buffers_of(model: nn.Module) -> Tensors:
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copies the tensors into the model's parameters and buffers of those names.
 
-    Raises `ValueError` if a parameter is missing, a name is not the model's, or a shape differs.
+    Raises `ValueError`, and copies nothing, if a parameter is missing, a name is not the model's, or a shape differs.
     """
     own = parameters_of(model) | buffers_of(model)
+    fitting = {name: tensor for name, tensor in tensors.items() if name in own}
     missing = [name for name in parameters_of(model) if name not in tensors]
     foreign = [name for name in tensors if name not in own and not name.endswith("num_batches_tracked")]
     if missing or foreign:
         raise ValueError(f"the state does not fit the model: missing {missing[:4]}, unknown {foreign[:4]}")
+    for name, tensor in fitting.items():
+        if own[name].shape != tensor.shape:
+            raise ValueError(f"'{name}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}")
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            if name not in own:
-                continue
-            if own[name].shape != tensor.shape:
-                raise ValueError(f"'{name}' has shape {tuple(tensor.shape)}, the model needs {tuple(own[name].shape)}")
+        for name, tensor in fitting.items():
             own[name].copy_(tensor)
 
 

@@ -1,13 +1,15 @@
 """What a client computes from its batch: one gradient, or the weights' change after local steps of SGD."""
 
+import copy
 from collections.abc import Iterator
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from learning.catalogue import Count, Index, NotNegative, Positive, settings
+from learning.catalogue import Count, Index, Positive, settings
 from learning.tensors import Batch, Tensors, Update, buffers_of, parameters_of
 
 
@@ -28,7 +30,7 @@ class Training:
     epochs: Count = 1
     steps: Index = 0
     learning_rate: Positive = 0.1
-    momentum: NotNegative = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     batch_norm: Literal["train", "eval"] = "eval"
     buffers: Literal["kept", "sent"] = "kept"
 
@@ -71,7 +73,8 @@ def local_update(model: nn.Module, batch: Batch, training: Training, rng: torch.
     weights would lose the digits on which the exact attacks live.
     """
     set_mode(model, training)
-    with torch.random.fork_rng(devices=[]):  # dropout draws from PyTorch's global generator
+    gpus = [batch.images.device] if batch.images.is_cuda else []
+    with torch.random.fork_rng(devices=gpus):  # dropout draws from PyTorch's global generators
         torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
         shared = gradient(model, batch) if training.shared == "gradient" else _delta(model, batch, training, rng)
     return Update(shared, {n: b.clone() for n, b in buffers_of(model).items()} if training.buffers == "sent" else {})
@@ -96,23 +99,21 @@ def _delta(model: nn.Module, batch: Batch, training: Training, rng: torch.Genera
 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, training: Training) -> tuple[float, float]:
-    """Accuracy in [0, 1] and mean cross-entropy on test examples.
+    """Accuracy in [0, 1] and mean cross-entropy on test examples; the model is left as it was.
 
     Where clients normalise by their batch and keep their running statistics, the global model has none worth using, so the
     test examples are normalised by their own batch too.
     """
     own_statistics = training.batch_norm == "train" and training.buffers == "kept"
-    kept = {name: tensor.clone() for name, tensor in buffers_of(model).items()}
-    model.eval()
+    model = copy.deepcopy(model).eval()  # a forward pass in train mode moves running statistics
     for module in model.modules():
         if own_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()
     right, loss = 0, 0.0
     with torch.no_grad():
-        for pictures, answers in zip(images.split(256), labels.split(256), strict=True):
+        batches = -(-len(labels) // 256)  # of equal size: what is left over could be a single picture, with no statistics
+        for pictures, answers in zip(images.tensor_split(batches), labels.tensor_split(batches), strict=True):
             scores = model(pictures)
             right += int((scores.argmax(1) == answers).sum())
             loss += float(functional.cross_entropy(scores, answers, reduction="sum"))
-        for name, tensor in buffers_of(model).items():
-            tensor.copy_(kept[name])
     return right / len(labels), loss / len(labels)

@@ -20,7 +20,7 @@ from learning.tensors import Tensors, Update, buffers_of, load_state, parameters
 from learning.training import accuracy
 from server.strategy import CuriousStrategy, UpdateStrategy
 from studies.attacking import Interrogation
-from studies.config import Cell, Plan, read_plan
+from studies.config import Cell, Resources, read_plan
 from studies.ledger import Failure, Ledger, Round, Victim
 from studies.preparation import initial_model, prepare
 from studies.provenance import environment
@@ -53,48 +53,47 @@ def main(grid: Grid, context: Context) -> None:
     else:
         ledger = Ledger.create(folder, plan, path.read_text(encoding="utf-8"), environment())
     with ledger:
-        serve(grid, ledger)
+        serve(grid, ledger, plan.study.resources)
 
 
-def server_app(ledger: Ledger) -> ServerApp:
+def server_app(ledger: Ledger, resources: Resources) -> ServerApp:
     """A server app that goes on with a run."""
     running = ServerApp()
 
     @running.main()
     def main(grid: Grid, context: Context) -> None:
-        serve(grid, ledger)
+        serve(grid, ledger, resources)
 
     return running
 
 
-def serve(grid: Grid, ledger: Ledger) -> None:
+def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
     """Trains what the ledger lacks of every federation and attacks every recorded update, while or after."""
     plan, training_is_over = ledger.plan, threading.Event()
     with ThreadPoolExecutor(1) as executor:
         attacking = None
-        if plan.study.resources.when == "live":
-            attacking = executor.submit(attack_all, ledger, training_is_over)
+        if resources.when == "live":
+            attacking = executor.submit(attack_all, ledger, resources, training_is_over)
         try:
             clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
             for cell in plan.cells:
                 train(grid, ledger, cell, clients)
         finally:
             training_is_over.set()
-        (attacking or executor.submit(attack_all, ledger, training_is_over)).result()
+        (attacking or executor.submit(attack_all, ledger, resources, training_is_over)).result()
 
 
-def attack_all(ledger: Ledger, training_is_over: threading.Event) -> None:
+def attack_all(ledger: Ledger, resources: Resources, training_is_over: threading.Event) -> None:
     """Attacks recorded updates until none is left and no more will come."""
-    pool = make_pool(ledger.plan)
+    pool = make_pool(resources)
     try:
         Interrogation(ledger, pool).run(training_is_over)
     finally:
         pool.close()
 
 
-def make_pool(plan: Plan) -> Pool:
-    """The workers that the study asks for."""
-    resources = plan.study.resources
+def make_pool(resources: Resources) -> Pool:
+    """The workers that are asked for; Ray is started where it is not running yet."""
     if resources.engine == "inline":
         return InlinePool()
     start_ray(cpus=os.cpu_count() or 1, workers=resources.workers)
@@ -129,7 +128,7 @@ def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> No
     if federation.strategy in STATEFUL:
         done = -1  # its state is not kept: its rounds are repeated, and come out the same
     mine = {node: client for node, client in clients.items() if client < federation.clients}
-    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, federation.clients_per_round, cell.seed)
+    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
     strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
     strategy.start(
         grid,
@@ -194,18 +193,14 @@ class _GoingOn(Strategy):
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return [] if server_round <= self.done else self.inner.configure_train(server_round, arrays, config, grid)
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         if server_round < self.done:
             return None, None
         if server_round == self.done:
             return record_of(self.ledger.model(self.cell, server_round + 1)), None
         return self.inner.aggregate_train(server_round, replies)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return []
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:

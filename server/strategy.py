@@ -6,21 +6,20 @@ replies in a fixed order. `CuriousStrategy` copies what was sent and what came b
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from learning.messages import ARRAYS, EXAMPLES, record_of, tensors_of
-from learning.tensors import Tensors, Update, derived_seed
+from learning.tensors import Tensors, Update
 from learning.training import Training
 
 
-class BadReplyError(ValueError):
+class BadReply(ValueError):
     """A client's reply cannot be used; the message says why."""
 
 
@@ -60,25 +59,21 @@ class CuriousStrategy(Strategy):
             self.observer.on_sent(server_round, self._sent)
         return messages
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         replies = list(replies)
         answered = {reply.metadata.src_node_id: reply for reply in replies}
         for node in sorted(set(self._asked) | set(answered), key=self._client):
             try:
                 if node not in answered:
-                    raise BadReplyError("the client did not reply in time")
+                    raise BadReply("the client did not reply in time")
                 update, examples = read_reply(answered[node], self._sent)
-            except BadReplyError as fault:
+            except BadReply as fault:
                 self.observer.on_failure(server_round, self._client(node), str(fault))
             else:
                 self.observer.on_update(server_round, self._client(node), update, examples)
         return self.inner.aggregate_train(server_round, replies)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return self.inner.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -94,38 +89,29 @@ class CuriousStrategy(Strategy):
 class UpdateStrategy(Strategy):
     """Lets a strategy that averages weights work with clients that share updates.
 
-    In every round `per_round` of the clients are chosen by the seed and the round alone. Each reply becomes the weights that
+    `choose` gives the numbers of the clients that train in a round. Each reply becomes the weights that
     the client would have sent: sent plus delta, or sent minus learning rate times gradient; buffers that the client kept
     stay as sent. Replies go on in the order of the clients' numbers; one that is an error, not finite or of a wrong shape
     does not go on. `clients`: node id to the client's number.
     """
 
-    def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], per_round: int, seed: int):
-        self.inner, self.training, self.clients = inner, training, clients
-        self.per_round, self.seed = per_round, seed
+    def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], choose: Callable[[int], list[int]]):
+        self.inner, self.training, self.clients, self.choose = inner, training, clients, choose
         self._sent: Tensors = {}
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         self._sent = tensors_of(arrays)
-        chosen = self.chosen(server_round)
+        node_of = {client: node for node, client in self.clients.items()}
+        chosen = [node_of[client] for client in self.choose(server_round)]
         messages = list(self.inner.configure_train(server_round, arrays, config, _Chosen(grid, chosen)))
         return sorted(messages, key=lambda message: self.clients[message.metadata.dst_node_id])
 
-    def chosen(self, server_round: int) -> list[int]:
-        """The node ids of the clients that train in that round."""
-        rng = np.random.default_rng(derived_seed(self.seed, "clients", server_round))
-        node_of = {client: node for node, client in self.clients.items()}
-        numbers = rng.choice(sorted(node_of), size=self.per_round, replace=False)
-        return [node_of[client] for client in sorted(numbers.tolist())]
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         usable = []
         for reply in sorted(replies, key=lambda reply: self.clients[reply.metadata.src_node_id]):
             try:
                 update, _ = read_reply(reply, self._sent)
-            except BadReplyError:
+            except BadReply:
                 continue
             usable.append(self._as_weights(reply, update))
         return self.inner.aggregate_train(server_round, usable) if usable else (None, None)
@@ -138,9 +124,7 @@ class UpdateStrategy(Strategy):
         converted.content = RecordDict({ARRAYS: record_of(weights), **reply.content.metric_records})
         return converted
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return self.inner.configure_evaluate(server_round, arrays, config, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
@@ -166,25 +150,27 @@ class _Chosen:
 def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     """What a client shared and how many examples it used.
 
-    Raises `BadReplyError` if the reply is an error, lacks a record, has a name or a shape that the model does not have, or a number
+    Raises `BadReply` if the reply is an error, lacks a record, has a name or a shape that the model does not have, or a number
     that is not finite.
     """
     if reply.has_error():
-        raise BadReplyError(f"the client raised an error: {_last_line(reply.error.reason)}")
+        raise BadReply(f"the client raised an error: {_last_line(reply.error.reason)}")
     arrays, metrics = reply.content.array_records, reply.content.metric_records
     if len(arrays) != 1 or len(metrics) != 1:
-        raise BadReplyError(f"the reply holds {len(arrays)} array records and {len(metrics)} metric records in place of one of each")
+        raise BadReply(
+            f"the reply holds {len(arrays)} array records and {len(metrics)} metric records in place of one of each"
+        )
     examples = next(iter(metrics.values())).get(EXAMPLES)
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
-        raise BadReplyError(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
+        raise BadReply(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
     update = Update.of(tensors_of(next(iter(arrays.values()))))
     for name, tensor in [*update.parameters.items(), *update.buffers.items()]:
         if name not in sent:
-            raise BadReplyError(f"'{name}' is not a name of the model")
+            raise BadReply(f"'{name}' is not a name of the model")
         if tensor.shape != sent[name].shape:
-            raise BadReplyError(f"'{name}' has shape {tuple(tensor.shape)} in place of {tuple(sent[name].shape)}")
+            raise BadReply(f"'{name}' has shape {tuple(tensor.shape)} in place of {tuple(sent[name].shape)}")
         if not torch.isfinite(tensor).all():
-            raise BadReplyError(f"'{name}' holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
+            raise BadReply(f"'{name}' holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
     return update, int(examples)
 
 

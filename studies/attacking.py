@@ -105,4 +105,3 @@ def _granted(cell: Cell, victim: Victim, grants: Grants) -> Granted:
         return Granted(labels=labels)
     public = public_examples(cell.study.data, grants.public, cell.seed)
     return Granted(labels=labels, public=public.images, public_labels=public.labels)
-

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
+import numpy as np
 import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -19,10 +20,11 @@ from attacks import ATTACKS, Attack
 from attacks.controls import Mean
 from attacks.labels.given import GivenLabels
 from defenses import DEFENSES, Defense
-from learning.catalogue import Count, Index, NotNegative, Positive, SettingsError, build, chosen_from, describe, placed
+from learning.catalogue import Count, Index, NotNegative, Positive, SettingsError, build, choices, chosen_from, describe, placed
 from learning.data import DATA, ClientData, Data
 from learning.models import MODELS, Architecture
 from learning.partitions import IID, PARTITIONS, Partition
+from learning.tensors import derived_seed
 from learning.training import Training
 
 
@@ -153,7 +155,7 @@ def _link(index: int, table: object) -> Defense:
         raise placed(f"chain[{index}]", error) from None
 
 
-def _named_attack(value: Any) -> NamedAttack:
+def named_attack(value: Any) -> NamedAttack:
     if isinstance(value, NamedAttack):
         return value
     table = _table(value)
@@ -173,7 +175,7 @@ def _own_name(given: object, otherwise: str) -> str:
 def _unique(kind: str, names: list[str]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SettingsError(f"two {kind} are called '{twice[0]}'; give one of them another name with the key `as`")
+        raise SettingsError(f"{kind}: two are called '{twice[0]}'; give one of them another name with the key `as`")
 
 
 class Study(Table):
@@ -220,6 +222,10 @@ class Study(Table):
                     f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, "
                     f"which is of one batch: leave it out, or set training.batch_size to it"
                 )
+        if training.steps and training.epochs != 1:
+            raise SettingsError(f"training.steps = {training.steps} takes the place of training.epochs; leave one out")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise SettingsError(f"seeds = {self.seeds} names a seed twice; the same run is no second sample, leave it out")
         if start.after_rounds and start.checkpoint:
             raise SettingsError("start.after_rounds and start.checkpoint exclude each other; leave one out")
         if self.record.clients != "all" and max(self.record.clients) >= federation.clients:
@@ -253,6 +259,20 @@ class Study(Table):
         return right_round and (self.record.clients == "all" or client in self.record.clients)
 
 
+class Campaign(Table):
+    """Attacks on a federation that was recorded before: what `curious attack` reads."""
+
+    attacks: Annotated[list[Annotated[NamedAttack, BeforeValidator(named_attack)]], Field(min_length=1)]
+    granted: Grants = Grants()
+    resources: Resources = Resources()
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        _unique("attacks", [attack.name for attack in self.attacks])
+        check_grants(self.attacks, self.granted)
+        return self
+
+
 def check_grants(attacks: list[NamedAttack], granted: Grants) -> None:
     """Raises `SettingsError` if an attack is built on something that is not granted."""
     for index, named in enumerate(attacks):
@@ -279,6 +299,17 @@ class Cell:
     defense: NamedDefense
     seed: int
 
+    def chosen(self, round: int) -> list[int]:
+        """The clients that train in a round, in order: they depend on the seed and the round alone, not on the defense."""
+        federation = self.study.federation
+        rng = np.random.default_rng(derived_seed(self.seed, "clients", round))
+        return sorted(rng.choice(federation.clients, size=federation.clients_per_round, replace=False).tolist())
+
+    def recorded(self) -> list[tuple[int, int]]:
+        """Rounds and clients whose updates are kept and attacked, if no client fails."""
+        rounds = range(1, self.study.rounds + 1)
+        return [(round, client) for round in rounds for client in self.chosen(round) if self.study.recorded(round, client)]
+
     @property
     def setting(self) -> str:
         """The grid's point in words; empty where there is no grid."""
@@ -300,8 +331,11 @@ class Plan:
     cells: tuple[Cell, ...]
 
     def canonical(self) -> str:
-        """The study as one line of JSON, the same for the same study."""
-        return json.dumps(self.raw, sort_keys=True, separators=(",", ":"))
+        """The study as one line of JSON, the same for the same study. Only the grid keeps its order: it is the cells' order."""
+        ordered = json.loads(json.dumps(self.raw, sort_keys=True))
+        if "grid" in self.raw:
+            ordered["grid"] = {axis: ordered["grid"][axis] for axis in self.raw["grid"]}
+        return json.dumps(ordered, separators=(",", ":"))
 
 
 def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
@@ -310,9 +344,35 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
     try:
         for override in overrides or []:
             _override(raw, override)
-        if isinstance(raw.get("start"), dict) and isinstance(checkpoint := raw["start"].get("checkpoint"), str):
-            raw["start"]["checkpoint"] = str((path.parent / checkpoint).resolve())
+        _resolve_checkpoints(raw, path.parent)
         return make_plan(raw)
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
+
+
+def _resolve_checkpoints(raw: dict[str, Any], folder: Path) -> None:
+    """Makes the paths of checkpoints absolute, those on the grid's axes too."""
+    grid = raw.get("grid")
+    axes = grid if isinstance(grid, dict) else {}
+    starts = axes.get("start")
+    for start in [raw.get("start"), *(starts if isinstance(starts, list) else [])]:
+        if isinstance(start, dict) and isinstance(start.get("checkpoint"), str):
+            start["checkpoint"] = str((folder / start["checkpoint"]).resolve())
+    checkpoints = axes.get("start.checkpoint")
+    if isinstance(checkpoints, list):
+        axes["start.checkpoint"] = [str((folder / c).resolve()) if isinstance(c, str) else c for c in checkpoints]
+
+
+def read_campaign(path: Path, overrides: list[str] | None = None) -> tuple[Campaign, dict[str, Any]]:
+    """Reads a TOML of attacks, checked and as it stands. Raises `SettingsError` that names the file and the place."""
+    raw = read_toml(path)
+    try:
+        for override in overrides or []:
+            _override(raw, override)
+        try:
+            return Campaign(**raw), raw
+        except pydantic.ValidationError as error:
+            raise SettingsError(describe(error, list(Campaign.model_fields))) from None
     except SettingsError as error:
         raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 
@@ -320,12 +380,12 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file as a dict. Raises `SettingsError` that names the file."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(f"cannot read the file '{path}': {error.strerror}") from None
     except UnicodeDecodeError:
         raise SettingsError(f"'{path}' is not a text file in UTF-8; a study is TOML") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number may be too long, a nesting too deep
         raise SettingsError(f"'{path}' is not TOML: {error}") from None
 
 
@@ -335,26 +395,33 @@ def plan_from_json(text: str) -> Plan:
     return make_plan(json.loads(text))
 
 
+AXES = ("data", "partition", "model", "start", "training", "federation", "record", "granted")
+
+
 def make_plan(raw: dict[str, Any]) -> Plan:
     """Checks the study at every point of its grid. Raises `SettingsError`."""
     study = _validated(raw)
     cells: list[Cell] = []
+    seen: set[str] = set()
     points = math.prod(len(values) for values in study.grid.values()) * len(study.defenses) * len(study.seeds)
     if points > 100_000:
         raise SettingsError(f"grid: {points} cells are too many; split the study (100,000 at most)")
     for values in itertools.product(*study.grid.values()):
         axes = dict(zip(study.grid, values, strict=True))
         point = copy.deepcopy({key: value for key, value in raw.items() if key != "grid"})
-        for key, value in axes.items():
-            if key.split(".")[0] in ("grid", "seeds", "name", "defenses", "attacks", "resources"):
-                raise SettingsError(
-                    f"grid.'{key}': an axis may vary data, partition, model, start, training, federation, granted or record"
-                )
+        for key, value in sorted(axes.items(), key=lambda axis: axis[0].count(".")):  # a table first, then its keys
+            if key.split(".")[0] not in AXES:
+                raise SettingsError(f"grid.'{key}': an axis may not vary this; {choices(key, list(AXES))}, and their keys")
             try:
                 _put(point, key, value)
             except SettingsError as error:
                 raise SettingsError(f"grid.'{key}': {error}") from None
-        at_point = _validated(point, f"at {axes}: " if axes else "")
+        where = f"at {', '.join(f'{key} = {_shown(value)}' for key, value in axes.items())}: " if axes else ""
+        at_point = _validated(point, where)
+        text = json.dumps(point, sort_keys=True)
+        if text in seen:
+            raise SettingsError(f"{where}grid: another point is the same study; leave one of them out")
+        seen.add(text)
         cells += [
             Cell(len(cells) + i, axes, at_point, defense, seed)
             for i, (defense, seed) in enumerate(itertools.product(at_point.defenses, at_point.seeds))
@@ -375,7 +442,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise SettingsError(f"--set {override}: should be key=value, like federation.rounds=1")
     try:
         value = tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text.strip()
     try:
         _put(raw, key.strip(), value)
@@ -384,33 +451,28 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _put(raw: dict[str, Any], key: str, value: object) -> None:
-    """Sets a dotted key; an array of tables is entered by position or by its tables' `as` or `name`."""
+    """Sets a dotted key; a list of tables is entered by position or by its tables' `as` or `name`."""
     at: Any = raw
     *path, last = key.split(".")
     for part in path:
-        at = _entered(at, part, key)
-    if isinstance(at, list):
-        at[_position(at, last, key)] = value
-    elif isinstance(at, dict):
-        at[last] = value
-    else:
+        place = _place(at, part, key)
+        if isinstance(at, dict):
+            at.setdefault(place, {})
+        if isinstance(at[place], str):  # a bare name is short for a table
+            at[place] = {"name": at[place]}
+        at = at[place]
+    at[_place(at, last, key)] = value
+
+
+def _place(at: object, part: str, key: str) -> str | int:
+    """Where `part` leads in a table or a list of tables."""
+    if isinstance(at, dict):
+        return part
+    if not isinstance(at, list):
         raise SettingsError(f"'{key}' leads into a value that is not a table")
-
-
-def _entered(at: Any, part: str, key: str) -> Any:
-    if isinstance(at, list):
-        return at[_position(at, part, key)]
-    if not isinstance(at, dict):
-        raise SettingsError(f"'{key}' leads into a value that is not a table")
-    if isinstance(at.get(part), str):  # a bare name is short for a table
-        at[part] = {"name": at[part]}
-    return at.setdefault(part, {})
-
-
-def _position(tables: list[Any], part: str, key: str) -> int:
-    names = [str(t.get("as", t.get("name", i))) if isinstance(t, dict) else str(t) for i, t in enumerate(tables)]
+    names = [str(t.get("as", t.get("name", i))) if isinstance(t, dict) else str(t) for i, t in enumerate(at)]
     if part in names:
         return names.index(part)
-    if part.isdecimal() and int(part) < len(tables):
+    if part.isdecimal() and int(part) < len(at):
         return int(part)
-    raise SettingsError(f"'{key}': there is no '{part}' among {', '.join(names) or 'none'}")
+    raise SettingsError(f"'{key}': there is no '{part}'; {choices(part, names)}, or a position, from 0")

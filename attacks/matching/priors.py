@@ -1,11 +1,25 @@
 """What is known of pictures before looking at the gradient."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attacks.attack import Observation
+
 
 def total_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """Mean absolute difference of neighbouring pixels, downwards plus sideways (anisotropic)."""
-    down = (images[:, :, 1:] - images[:, :, :-1]).abs().mean()
-    aside = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().mean()
+    """Mean absolute difference of neighbouring pixels, downwards plus sideways (anisotropic). Zero for a constant picture.
+
+    A picture that is one pixel high or wide has no neighbours that way, and they count as zero.
+    """
+    down = (images[:, :, 1:] - images[:, :, :-1]).abs().sum() / max(images[:, :, 1:].numel(), 1)
+    aside = (images[:, :, :, 1:] - images[:, :, :, :-1]).abs().sum() / max(images[:, :, :, 1:].numel(), 1)
     return down + aside
+
+
+def start(observation: Observation, spread: float, rng: torch.Generator) -> Float[Tensor, "batch channels height width"]:
+    """Starting pictures: independent normal pixels around mid-grey with that standard deviation, not cut to [0, 1].
+
+    Drawn on the CPU in float32, so that they are the same on every device.
+    """
+    return 0.5 + spread * torch.randn(observation.examples, *observation.image_shape, generator=rng)
