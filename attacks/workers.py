@@ -108,7 +108,10 @@ def start_ray(cpus: int, workers: int, address: str | None = None) -> None:
     if address:
         ray.init(address=address, **common)
     else:
-        ray.init(num_cpus=cpus, resources={RESOURCE: workers}, include_dashboard=False, **common)
+        own: dict[str, Any] = {"num_cpus": cpus, "resources": {RESOURCE: workers}, "include_dashboard": False}
+        if scratch := os.environ.get("CURIOUS_SCRATCH"):
+            own["_temp_dir"] = scratch
+        ray.init(**own, **common)
 
 
 def stop_ray() -> None:

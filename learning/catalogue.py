@@ -8,7 +8,7 @@ picks the class, its other keys are the fields.
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeAlias, TypeVar, cast, dataclass_transform
 
 import pydantic
 import pydantic_core
@@ -26,7 +26,7 @@ Index = Annotated[int, Field(ge=0, le=2**31 - 1)]
 
 _MISSING = ("missing", "missing_argument", "missing_keyword_only_argument")
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-_PLACE = re.compile(r"[\w.'\[\]-]+( = |: )")
+_PLACE = re.compile(r"""([\w.\[\]-]|'[^']*'|"[^"]*")+( = |: )""")
 
 
 class SettingsError(ValueError):
@@ -108,8 +108,9 @@ def _path(fault: pydantic_core.ErrorDetails, given: object) -> tuple[Path, Path 
     union: Path | None = None
     for index, part in enumerate(fault["loc"]):
         last = index == len(fault["loc"]) - 1
-        if (isinstance(given, Mapping) and part in given) or (isinstance(given, list) and isinstance(part, int)):
-            path, given = (*path, part), given[part]
+        inside = part in given if isinstance(given, Mapping) else isinstance(given, list) and isinstance(part, int)
+        if inside:
+            path, given = (*path, part), cast(Any, given)[part]
         elif isinstance(given, Mapping) and last and fault["type"] in _MISSING:
             path = (*path, part)
         elif union is None:
@@ -120,7 +121,7 @@ def _path(fault: pydantic_core.ErrorDetails, given: object) -> tuple[Path, Path 
 def _line(path: Path, faults: list[pydantic_core.ErrorDetails], cls: type) -> str:
     place = ""
     for part in path:
-        key = f"[{part}]" if isinstance(part, int) else part if re.fullmatch(r"[\w-]+", part) else f"'{part}'"
+        key = f"[{part}]" if isinstance(part, int) else part if re.fullmatch(r"[\w-]+", part) else repr(part)
         place += f".{key}" if place and isinstance(part, str) else key
     cause = faults[0].get("ctx", {}).get("error")
     if isinstance(cause, SettingsError):

@@ -125,7 +125,10 @@ class ConvNet(Architecture):
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
         channels, height, width = image_shape
         if min(height, width) < 9:
-            raise ValueError(f"convnet pools twice by three and needs pictures of 9 pixels a side, not {height}x{width}: choose another model or size")
+            raise ValueError(
+                f"convnet pools twice by three and needs pictures of 9 pixels a side, not {height}x{width}: choose another "
+                f"model or larger pictures"
+            )
         plan = [1, 2, 2, 4, 4, 4, "pool", 4, 4, "pool"]
         body = nn.Sequential()
         for item in plan:
@@ -187,6 +190,7 @@ class VGG16(Architecture):
 
         network = torchvision.models.vgg16_bn(num_classes=classes, dropout=self.dropout)
         features = network.features
+        assert isinstance(features, nn.Sequential)
         if image_shape[0] != 3:
             features[0] = nn.Conv2d(image_shape[0], 64, 3, padding=1)
         side = min(image_shape[1:])

@@ -1,10 +1,15 @@
 """How the training examples are split over the clients: index splits, seeded, each example on one client at most."""
 
 from abc import ABC, abstractmethod
+from typing import Annotated, TypeAlias
 
 import numpy as np
+from pydantic import Field
 
-from learning.catalogue import Count, Positive, settings
+from learning.catalogue import Count, settings
+
+Concentration: TypeAlias = Annotated[float, Field(gt=0, le=1e6)]
+"""Of a Dirichlet distribution: near zero all falls to one, large is even (and far beyond 1e6 NumPy's sums overflow)."""
 
 
 class Partition(ABC):
@@ -45,7 +50,7 @@ class Dirichlet(Partition):
     Source: Hsu, Qi and Brown 2019 (arXiv 1909.06335). A client that would be left empty takes one example of the largest.
     """
 
-    alpha: Positive = 0.5
+    alpha: Concentration = 0.5
 
     def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         parts: list[list[int]] = [[] for _ in range(clients)]
@@ -90,7 +95,7 @@ class QuantitySkew(Partition):
     Source: Li et al. 2022 (arXiv 2102.02079), quantity skew.
     """
 
-    alpha: Positive = 0.5
+    alpha: Concentration = 0.5
 
     def deal(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> list[np.ndarray]:
         sizes = 1 + np.floor(rng.dirichlet(np.full(clients, self.alpha)) * (len(labels) - clients)).astype(int)
@@ -103,4 +108,3 @@ PARTITIONS: dict[str, type[Partition]] = {
     "shards": Shards,
     "quantity-skew": QuantitySkew,
 }
-

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import flwr.serverapp.strategy as flower
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
@@ -83,20 +84,20 @@ def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
         (attacking or executor.submit(attack_all, ledger, resources, training_is_over)).result()
 
 
-def attack_all(ledger: Ledger, resources: Resources, training_is_over: threading.Event) -> None:
+def attack_all(ledger: Ledger, resources: Resources, training_is_over: threading.Event, address: str | None = None) -> None:
     """Attacks recorded updates until none is left and no more will come."""
-    pool = make_pool(resources)
+    pool = make_pool(resources, address)
     try:
         Interrogation(ledger, pool).run(training_is_over)
     finally:
         pool.close()
 
 
-def make_pool(resources: Resources) -> Pool:
+def make_pool(resources: Resources, address: str | None = None) -> Pool:
     """The workers that are asked for; Ray is started where it is not running yet."""
     if resources.engine == "inline":
         return InlinePool()
-    start_ray(cpus=os.cpu_count() or 1, workers=resources.workers)
+    start_ray(cpus=os.cpu_count() or 1, workers=resources.workers, address=address)
     return RayPool(resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout)
 
 
@@ -171,7 +172,7 @@ class _Log:
         if round % study.federation.evaluate_every == 0 or round == study.rounds:
             load_state(model, tensors)
             test = pictures_of(study.data).test
-            batch = test.batch(range(len(test))[: study.federation.test_examples or None])
+            batch = test.batch(torch.arange(len(test))[: study.federation.test_examples or None])
             measured = accuracy(model, batch.images, batch.labels, study.training)
         self._ledger.finish_round(Round(cell, round, *measured))
         self.tidy([round])

@@ -7,7 +7,7 @@ replies in a fixed order. `CuriousStrategy` copies what was sent and what came b
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -103,7 +103,7 @@ class UpdateStrategy(Strategy):
         self._sent = tensors_of(arrays)
         node_of = {client: node for node, client in self.clients.items()}
         chosen = [node_of[client] for client in self.choose(server_round)]
-        messages = list(self.inner.configure_train(server_round, arrays, config, _Chosen(grid, chosen)))
+        messages = list(self.inner.configure_train(server_round, arrays, config, cast(Grid, _Chosen(chosen))))
         return sorted(messages, key=lambda message: self.clients[message.metadata.dst_node_id])
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
@@ -135,16 +135,13 @@ class UpdateStrategy(Strategy):
 
 
 class _Chosen:
-    """A grid on which only some nodes are to be seen, so that a strategy that takes all takes those."""
+    """What a strategy sees of a grid when it configures a round: the nodes that were chosen, and no other."""
 
-    def __init__(self, grid: Grid, nodes: list[int]):
-        self._grid, self._nodes = grid, nodes
+    def __init__(self, nodes: list[int]):
+        self._nodes = nodes
 
     def get_node_ids(self) -> list[int]:
         return self._nodes
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._grid, name)
 
 
 def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
@@ -154,12 +151,10 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     that is not finite.
     """
     if reply.has_error():
-        raise BadReply(f"the client raised an error: {_last_line(reply.error.reason)}")
+        raise BadReply(f"the client raised an error: {_last_line(reply.error.reason or '')}")
     arrays, metrics = reply.content.array_records, reply.content.metric_records
     if len(arrays) != 1 or len(metrics) != 1:
-        raise BadReply(
-            f"the reply holds {len(arrays)} array records and {len(metrics)} metric records in place of one of each"
-        )
+        raise BadReply(f"the reply holds {len(arrays)} array records and {len(metrics)} metric records in place of one of each")
     examples = next(iter(metrics.values())).get(EXAMPLES)
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
         raise BadReply(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")

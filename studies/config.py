@@ -139,7 +139,7 @@ def _named_defense(value: Any) -> NamedDefense:
         links = table.pop("chain", [])
         others = [key for key in table if (key, table[key]) != ("name", "none")]
         if others:
-            raise SettingsError(f"{others[0]}: unknown key beside a chain or 'none'; leave it out, or put it into a table of the chain")
+            raise SettingsError(f"{others[0]}: unknown key beside a chain or 'none'; put it into a table of the chain")
         if not isinstance(links, list):
             raise SettingsError(f"chain = {links!r} should be a list of tables, one a defense")
         chain = tuple(_link(index, link) for index, link in enumerate(links))
@@ -324,7 +324,7 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """A study as it was written and what it means: `raw` is the TOML with the overrides in it, `cells` what it multiplies to."""
+    """A study as it was written and what it means: `raw` is the TOML with the overrides, `cells` what it multiplies to."""
 
     raw: dict[str, Any]
     study: Study
@@ -372,7 +372,7 @@ def read_campaign(path: Path, overrides: list[str] | None = None) -> tuple[Campa
         try:
             return Campaign(**raw), raw
         except pydantic.ValidationError as error:
-            raise SettingsError(describe(error, list(Campaign.model_fields))) from None
+            raise SettingsError(describe(error, Campaign, raw)) from None
     except SettingsError as error:
         raise SettingsError("\n".join(f"{path}: {line}" for line in str(error).splitlines())) from None
 

@@ -28,8 +28,8 @@ def prepare(plan: Plan) -> None:
             continue
         seen.add(known)
         where = f"at {cell.setting}: " if cell.setting else ""
+        place = "data"
         try:
-            place = "data"
             pictures_of(cell.study.data)
             place = "partition"
             client_parts(cell.study.client_data, cell.seed)

@@ -1,4 +1,7 @@
-"""Distances between two gradients given by parameter name: zero where they agree."""
+"""Distances between two gradients given by parameter name: zero where they agree.
+
+Only the parameters in `wanted` count. All of them are taken as one vector.
+"""
 
 import torch
 from torch import Tensor
@@ -7,13 +10,16 @@ from learning.tensors import Tensors
 
 
 def squared_distance(found: Tensors, wanted: Tensors) -> Tensor:
-    """Sum of squared differences over all parameters (DLG, equation 3)."""
-    return torch.stack([(found[name] - wanted[name]).square().sum() for name in wanted]).sum()
+    """Sum of squared differences (DLG, equation 3)."""
+    return (_vector(found, wanted) - _vector(wanted, wanted)).square().sum()
 
 
 def cosine_distance(found: Tensors, wanted: Tensors) -> Tensor:
-    """One minus the cosine between the two gradients, all parameters taken as one vector (Inverting Gradients, equation 4)."""
-    product = torch.stack([(found[name] * wanted[name]).sum() for name in wanted]).sum()
-    found_norm = torch.stack([found[name].square().sum() for name in wanted]).sum().sqrt()
-    wanted_norm = torch.stack([wanted[name].square().sum() for name in wanted]).sum().sqrt()
-    return 1 - product / (found_norm * wanted_norm).clamp_min(torch.finfo(found_norm.dtype).tiny)
+    """One minus the cosine of the angle, in [0, 2] (Inverting Gradients, equation 4). One, and flat, where either is zero."""
+    a, b = _vector(found, wanted), _vector(wanted, wanted)
+    least = torch.finfo(a.dtype).tiny
+    return 1 - (a @ b) / (a.square().sum().clamp_min(least).sqrt() * b.square().sum().clamp_min(least).sqrt())
+
+
+def _vector(gradient: Tensors, names: Tensors) -> Tensor:
+    return torch.cat([gradient[name].flatten() for name in names])

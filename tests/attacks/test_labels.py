@@ -1,0 +1,289 @@
+"""Label restoration: exact where its paper says so, and a clear refusal where an assumption fails."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from attacks import Granted, NotApplicable, Observation
+from attacks.labels import ILRG, GivenLabels, IDLGLabels
+from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels.last_layer import last_layer, last_layer_with_bias
+from learning.models import MLP, MODELS, VGG16, LeNet
+from learning.tensors import Batch, Update, generator, parameters_of
+from learning.training import Training, local_update, set_mode
+
+SHAPE, CLASSES = (1, 8, 8), 10
+DELTA = Training(shared="delta", batch_size=64, learning_rate=0.01)
+
+
+def random_batch(size: int, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> Batch:
+    rng = generator("batch", seed)
+    return Batch(torch.rand(size, *shape, generator=rng), torch.randint(CLASSES, (size,), generator=rng))
+
+
+def observe(model: nn.Module, batch: Batch, training: Training | None = None, granted: Granted | None = None) -> Observation:
+    """What the server sees of an undefended client that holds the batch."""
+    training = training or Training()
+    channels, height, width = batch.images.shape[1:]
+    return Observation(
+        round=0,
+        client=0,
+        model=set_mode(model, training),
+        update=local_update(model, batch, training, generator("client")),
+        training=training,
+        examples=len(batch),
+        image_shape=(channels, height, width),
+        classes=CLASSES,
+        granted=granted or Granted(),
+    )
+
+
+def counts(labels: Tensor) -> list[int]:
+    return torch.bincount(labels, minlength=CLASSES).tolist()
+
+
+def restored(rows: Tensor | None) -> list[int]:
+    assert rows is not None
+    return counts(rows.argmax(1))
+
+
+# iLRG
+
+
+@pytest.mark.parametrize("architecture", [LeNet(), LeNet(activation="relu", initial="default"), MLP(), MLP(activation="tanh")], ids=repr)
+@pytest.mark.parametrize("size", [1, 4, 8, 24])
+@pytest.mark.parametrize(
+    "training",
+    [
+        Training(),
+        DELTA,
+        Training(shared="delta", batch_size=64, learning_rate=0.001, epochs=2),
+        Training(shared="delta", batch_size=64, learning_rate=0.001, epochs=2, momentum=0.9),
+    ],
+    ids=["gradient", "one step", "two epochs", "momentum"],
+)
+def test_ilrg_counts_every_label_on_untrained_models(architecture, size, training):
+    for seed in range(3):
+        batch = random_batch(size, seed)
+        observation = observe(architecture.build(SHAPE, CLASSES, seed), batch, training)
+        assert restored(ILRG().reconstruct(observation, generator(0)).labels) == counts(batch.labels)
+
+
+def test_ilrg_restores_a_batch_of_one_class():
+    batch = replace(random_batch(8), labels=torch.full((8,), 3))
+    observation = observe(LeNet().build(SHAPE, CLASSES, 0), batch)
+    assert restored(ILRG().reconstruct(observation, generator(0)).labels) == counts(batch.labels)
+
+
+def test_ilrg_needs_a_bias():
+    observation = observe(MLP(bias=False).build(SHAPE, CLASSES, 0), random_batch(4))
+    with pytest.raises(NotApplicable, match="no bias"):
+        ILRG().reconstruct(observation, generator(0))
+
+
+def test_ilrg_gives_whole_rows_where_a_bias_gradient_is_zero():
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(4))
+    observation = replace(observation, update=observation.update.map(torch.zeros_like))
+    assert sum(restored(ILRG().reconstruct(observation, generator(0)).labels)) == 4
+
+
+# iDLG
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("training", [Training(), DELTA], ids=["gradient", "delta"])
+def test_idlg_finds_the_label_of_one_example(bias, training):
+    for seed in range(10):
+        batch = random_batch(1, seed)
+        observation = observe(MLP(bias=bias).build(SHAPE, CLASSES, seed), batch, training)
+        labels = IDLGLabels().reconstruct(observation, generator(0)).labels
+        assert labels is not None
+        assert labels.argmax(1).tolist() == batch.labels.tolist()
+
+
+def test_idlg_reads_the_bias_where_features_are_negative():
+    """Row sums of the weight gradient have the wrong sign where the features' sum is negative; the bias has not."""
+    model = MLP(activation="tanh").build(SHAPE, CLASSES, 0)
+    hidden = model.get_submodule("network.1")
+    assert isinstance(hidden, nn.Linear)
+    nn.init.constant_(hidden.bias, -3.0)
+    for seed in range(10):
+        batch = random_batch(1, seed)
+        observation = observe(model, batch)
+        assert observation.gradient()["network.3.weight"].sum(1).argmin() != batch.labels[0]
+        assert restored(IDLGLabels().reconstruct(observation, generator(0)).labels) == counts(batch.labels)
+
+
+def test_idlg_refuses_more_than_one_example():
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(2))
+    with pytest.raises(NotApplicable, match="used 2"):
+        IDLGLabels().reconstruct(observation, generator(0))
+
+
+# Given labels
+
+
+def test_given_labels_are_those_granted():
+    labels = torch.tensor([1, 1, 7])
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(3), granted=Granted(labels=labels))
+    rows = GivenLabels().reconstruct(observation, generator(0)).labels
+    assert rows is not None
+    assert rows.argmax(1).tolist() == [1, 1, 7]
+
+
+def test_given_labels_refuse_without_the_grant():
+    with pytest.raises(NotApplicable, match="does not grant"):
+        GivenLabels().reconstruct(observe(MLP().build(SHAPE, CLASSES, 0), random_batch(3)), generator(0))
+
+
+# The gradient that a delta stands for
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("epochs", "size", "steps"), [(1, 4, 0), (2, 4, 0), (3, 2, 0), (1, 4, 5)])
+def test_a_delta_of_equal_steps_is_undone_exactly(momentum, epochs, size, steps):
+    """Against PyTorch's SGD fed with one and the same gradient (a delta has the opposite sign: peers' defects D9 and D10)."""
+    training = Training(
+        shared="delta", batch_size=size, epochs=epochs, steps=steps, learning_rate=0.3, momentum=momentum
+    )
+    slope = torch.randn(5, generator=generator(0), dtype=torch.float64)
+    weight = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+    optimizer = torch.optim.SGD([weight], lr=0.3, momentum=momentum)
+    for _ in range(training.local_steps(4)):
+        weight.grad = slope.clone()
+        optimizer.step()
+    observation = Observation(
+        round=0,
+        client=0,
+        model=nn.Identity(),
+        update=Update({"weight": weight.detach()}),
+        training=training,
+        examples=4,
+        image_shape=SHAPE,
+        classes=CLASSES,
+    )
+    torch.testing.assert_close(observation.gradient()["weight"], slope, rtol=1e-12, atol=0)
+
+
+def test_a_shared_gradient_is_returned_as_it_is():
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(2))
+    assert observation.gradient() is observation.update.parameters
+
+
+# Whole counts
+
+ESTIMATES = st.lists(st.floats(-1e3, 1e3) | st.sampled_from([float("nan"), float("inf"), -float("inf")]), min_size=2, max_size=20)
+COUNTS = st.lists(st.integers(0, 50), min_size=2, max_size=20)
+
+
+@given(ESTIMATES, st.integers(0, 200))
+def test_whole_counts_sum_to_the_total_and_are_not_negative(estimate, total):
+    found = whole_counts(torch.tensor(estimate, dtype=torch.float64), total)
+    assert found.sum() == total
+    assert found.min() >= 0
+
+
+@given(COUNTS)
+def test_whole_counts_leave_whole_numbers_alone(numbers):
+    assert whole_counts(torch.tensor(numbers, dtype=torch.float64), sum(numbers)).tolist() == numbers
+
+
+@given(COUNTS, st.integers(0, 2**31))
+def test_whole_counts_take_away_noise_below_half_a_share(numbers, seed):
+    noise = torch.rand(len(numbers), generator=generator(seed), dtype=torch.float64) - 0.5
+    estimate = torch.tensor(numbers, dtype=torch.float64) + 0.98 * noise / len(numbers)
+    assert whole_counts(estimate, sum(numbers)).tolist() == numbers
+
+
+@given(COUNTS, st.floats(-10, 10))
+def test_whole_counts_share_out_a_wrong_sum_evenly(numbers, shift):
+    """An error that all classes have in common disappears, where no class is empty."""
+    numbers = [1 + number for number in numbers]
+    assert whole_counts(torch.tensor(numbers, dtype=torch.float64) + shift, sum(numbers)).tolist() == numbers
+
+
+@pytest.mark.parametrize(
+    ("estimate", "total", "expected"),
+    [
+        ([7.6, 7.6, 7.7], 24, [8, 8, 8]),  # sums to less: a peer makes 32 of such totals (D22)
+        ([9.0, 9.0, 9.0], 24, [8, 8, 8]),  # sums to more
+        ([5.0, -1.2, 0.1], 4, [4, 0, 0]),  # negative (D23)
+        ([float("nan"), 3.0, 1.0], 4, [0, 3, 1]),
+        ([0.0, 0.0, 0.0], 0, [0, 0, 0]),
+    ],
+)
+def test_whole_counts_of_wrong_totals_and_negatives(estimate, total, expected):
+    assert whole_counts(torch.tensor(estimate), total).tolist() == expected
+
+
+def test_rows_stand_for_counts():
+    rows = rows_of(torch.tensor([2, 0, 1]))
+    assert rows.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
+
+
+# The last layer
+
+
+class Backwards(nn.Module):
+    """Its final layer is registered first and its first last."""
+
+    def __init__(self, end: nn.Module | None = None):
+        super().__init__()
+        self.head = nn.Linear(16, CLASSES)
+        self.body = nn.Linear(64, 16)
+        self.end = end
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores = self.head(self.body(images.flatten(1)).sigmoid())
+        return scores if self.end is None else self.end(scores)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_last_layer_is_found_in_every_model(name):
+    shape, classes = (3, 32, 32), 7
+    architecture = VGG16(hidden=32) if name == "vgg16" else MODELS[name]()
+    model = architecture.build(shape, classes, seed=0)
+    (expected,) = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
+    marked = {n: torch.full_like(p, float(n.startswith(f"{expected}."))) for n, p in parameters_of(model).items()}
+    observation = Observation(
+        round=0,
+        client=0,
+        model=model,
+        update=Update(marked),
+        training=Training(),
+        examples=1,
+        image_shape=shape,
+        classes=classes,
+    )
+    model.train()
+    weight, bias, weight_gradient, bias_gradient = last_layer_with_bias(observation)
+    torch.testing.assert_close(weight, model.get_parameter(f"{expected}.weight").double())
+    torch.testing.assert_close(bias, model.get_parameter(f"{expected}.bias").double())
+    assert weight_gradient.eq(1).all()
+    assert bias_gradient.eq(1).all()
+    assert all(module.training for module in model.modules()), "the model's mode has changed"
+
+
+def test_the_last_layer_is_the_last_to_run_not_the_last_registered():
+    model, batch = Backwards(), random_batch(4)
+    assert last_layer(observe(model, batch)).weight.equal(model.head.weight.double())
+    assert restored(ILRG().reconstruct(observe(model, batch), generator(0)).labels) == counts(batch.labels)
+
+
+@pytest.mark.parametrize("end", [nn.Softmax(1), nn.Tanh(), nn.Sequential(nn.Linear(CLASSES, CLASSES), nn.ReLU())])
+def test_a_model_must_end_in_a_linear_layer(end):
+    observation = observe(Backwards(end), random_batch(1))
+    for attack in (ILRG(), IDLGLabels()):
+        with pytest.raises(NotApplicable, match="does not end in a linear layer"):
+            attack.reconstruct(observation, generator(0))
+
+
+def test_the_update_must_hold_the_last_layer():
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(1))
+    kept = {name: tensor for name, tensor in observation.update.parameters.items() if "3.weight" not in name}
+    with pytest.raises(NotApplicable, match=r"'network\.3\.weight'"):
+        last_layer(replace(observation, update=Update(kept)))
