@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -107,7 +107,7 @@ def _overrides(given: list[str] | None, workers: int | None) -> list[str]:
     return [*(given or []), *([] if workers is None else [f"resources.workers={workers}"])]
 
 
-def _refuse(text: str) -> None:
+def _refuse(text: str) -> NoReturn:
     errors.print(text, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2)
 
