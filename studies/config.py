@@ -332,12 +332,15 @@ class Plan:
 
     def canonical(self) -> str:
         """The study as one line of JSON, the same for the same study; where the work is done is not part of it."""
-        return json.dumps(self._asked(), sort_keys=True, separators=(",", ":"))
+        ordered = json.loads(json.dumps(self._asked(), sort_keys=True))
+        if "grid" in self.raw:  # its order is the cells' order
+            ordered["grid"] = {axis: ordered["grid"][axis] for axis in self.raw["grid"]}
+        return json.dumps(ordered, separators=(",", ":"))
 
     def differs_from(self, other: "Plan") -> list[str]:
         """The top-level keys in which two studies differ; where the work is done is not compared."""
-        mine, its = self._asked(), other._asked()
-        return sorted(key for key in mine | its if mine.get(key) != its.get(key))
+        mine, its = json.loads(self.canonical()), json.loads(other.canonical())
+        return sorted(key for key in mine | its if json.dumps(mine.get(key)) != json.dumps(its.get(key)))
 
     def _asked(self) -> dict[str, Any]:
         return {key: value for key, value in self.raw.items() if key != "resources"}
