@@ -74,17 +74,19 @@ class Pool(ABC):
 
 
 class InlinePool(Pool):
-    """Every job is done when it is collected, in this process."""
+    """Every job is done when it is collected, in this process, by `threads` threads."""
 
     capacity = 1
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
+        self._threads = threads
         self._waiting: list[Job] = []
 
     def submit(self, job: Job) -> None:
         self._waiting.append(job)
 
     def collect(self, timeout: float) -> list[Outcome]:
+        torch.set_num_threads(self._threads)  # PyTorch counts threads for each thread that calls it
         return [run_job(self._waiting.pop(0))] if self._waiting else []
 
     def close(self) -> None:
@@ -119,8 +121,9 @@ def stop_ray() -> None:
     ray.shutdown()
 
 
-@ray.remote
-class _Worker:
+class Worker:
+    """What a Ray actor is made of."""
+
     def __init__(self, threads: int):
         torch.set_num_threads(threads)
 
@@ -197,7 +200,7 @@ class RayPool(Pool):
 
     def _worker(self) -> Any:
         options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": self._resources, "max_restarts": 0}
-        return _Worker.options(**options).remote(self._threads)  # pyright: ignore[reportAttributeAccessIssue]
+        return ray.remote(Worker).options(**options).remote(self._threads)  # pyright: ignore
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:

@@ -103,8 +103,8 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
             if different := ledger.plan.differs_from(plan):
                 ledger.close()
                 raise SettingsError(
-                    f"'{folder}' holds a run of another study (it differs in: {', '.join(different)}); give another folder with "
-                    f"--out, or run the study that it was begun with"
+                    f"'{folder}' holds a run of another study (it differs in: {', '.join(different)}); give another "
+                    f"folder with --out, or run the study that it was begun with"
                 )
         with ledger:
             yield ledger, plan.study.resources

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-import math
+from collections import defaultdict
 from typing import Any
 
 from rich.console import Console
@@ -14,40 +14,64 @@ from learning.data import DATA, client_parts, pictures_of
 from learning.models import MODELS
 from learning.partitions import PARTITIONS
 from learning.tensors import parameters_of
-from studies.config import Plan
+from studies.config import Cell, Plan, Study
 from studies.preparation import initial_model
+
+MOST_ROWS = 40
 
 
 def describe_plan(plan: Plan, console: Console) -> None:
-    """Prints the cells, the attacks, the sizes and the grants of a study that is prepared."""
+    """Prints the federations, the attacks, the sizes and the grants of a study that is prepared."""
     study = plan.study
-    console.print(f"{study.name}: {study.description}", highlight=False, markup=False)
+    console.print(f"{study.name}: {study.description}", highlight=False, markup=False, soft_wrap=True)
+    groups: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in plan.cells:
+        groups[cell.setting, cell.defense.name].append(cell)
+    settings = any(cell.axes for cell in plan.cells)
     table = Table(title="Federations")
-    for heading in ("cell", "setting", "defense", "seed", "rounds", "updates attacked", "parameters", "examples a client"):
+    for heading in (["setting"] if settings else []) + ["defense", "seeds", "rounds", "updates", "parameters", "held"]:
         table.add_column(heading, justify="left" if heading in ("setting", "defense") else "right")
-    attacked = 0
-    for cell in plan.cells[:40]:
-        parameters = sum(tensor.numel() for tensor in parameters_of(initial_model(cell)).values())
-        held = [len(part) for part in client_parts(cell.study.client_data, cell.seed)]
-        sizes = f"{min(held)}" if min(held) == max(held) else f"{min(held)} to {max(held)}"
-        row = (cell.index, cell.setting or "–", cell.defense.name, cell.seed, cell.study.rounds, len(cell.recorded()))
-        table.add_row(*map(str, row), f"{parameters:,}", sizes)
-    attacked = sum(len(cell.recorded()) for cell in plan.cells)
+    for (setting, defense), cells in list(groups.items())[:MOST_ROWS]:
+        first = cells[0]
+        parameters = sum(tensor.numel() for tensor in parameters_of(initial_model(first)).values())
+        held = [len(part) for cell in cells for part in client_parts(cell.study.client_data, cell.seed)]
+        updates = sum(len(cell.recorded()) for cell in cells)
+        row = (defense, len(cells), first.study.rounds, updates, f"{parameters:,}", _range(held))
+        table.add_row(*([setting] if settings else []), *map(str, row))
     console.print(table)
-    if len(plan.cells) > 40:
-        console.print(f"and {len(plan.cells) - 40} more federations")
-    shape = "x".join(map(str, pictures_of(study.data).image_shape))
-    pixels = math.prod(pictures_of(study.data).image_shape)
-    training = study.training
-    work = "one gradient of a batch" if training.shared == "gradient" else "the weights' change after local SGD"
-    console.print(f"Clients share {work} of {training.batch_size}; a picture is {shape}, {pixels} numbers.", highlight=False)
-    listed = ", ".join(named.name for named in study.attacks) or "none"
-    total = attacked * len(study.attacks)
-    console.print(f"Attacks: {listed}; {attacked} updates, {total} attacks.", highlight=False, markup=False)
-    granted = [
-        text for given, text in ((study.granted.labels, "the true labels"), (study.granted.public, "public pictures")) if given
+    if len(groups) > MOST_ROWS:
+        console.print(f"and {len(groups) - MOST_ROWS} more rows")
+    updates = sum(len(cell.recorded()) for cell in plan.cells)
+    lines = [
+        f"{len(plan.cells)} federations; updates: recorded and attacked; held: examples a client holds.",
+        *dict.fromkeys(_work(cell) for cell in plan.cells[:MOST_ROWS]),
+        f"Attacks, {updates * len(study.attacks):,} in all:",
+        *(f"  {named.name}: {named.attack}" for named in study.attacks),
+        f"Granted beyond the protocol: {' and '.join(_granted(study)) or 'nothing'}.",
     ]
-    console.print(f"Granted beyond the protocol: {' and '.join(granted) or 'nothing'}.", highlight=False)
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _work(cell: Cell) -> str:
+    study, training = cell.study, cell.study.training
+    shape = "x".join(map(str, pictures_of(study.data).image_shape))
+    if training.shared == "gradient":
+        return f"Clients share one gradient of a batch of {training.batch_size}; a picture is {shape}."
+    examples = study.client_data.examples or "all their"
+    return (
+        f"Clients share their weights' change after {training.steps or training.epochs} local "
+        f"{'steps' if training.steps else 'epochs'} over {examples} examples, {training.batch_size} a step; a picture is {shape}."
+    )
+
+
+def _granted(study: Study) -> list[str]:
+    labels = ["the true labels"] if study.granted.labels else []
+    return labels + ([f"{study.granted.public} public pictures"] if study.granted.public else [])
+
+
+def _range(numbers: list[int]) -> str:
+    return f"{min(numbers):,}" if min(numbers) == max(numbers) else f"{min(numbers):,} to {max(numbers):,}"
 
 
 def describe_catalogues(console: Console) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import uuid4
 
+import torch
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -30,6 +31,7 @@ def simulate(ledger: Ledger, resources: Resources, address: str | None = None, c
     """
     nodes = max(cell.study.federation.clients for cell in ledger.plan.cells)
     if resources.engine == "inline":
+        torch.set_num_threads(resources.threads)  # sums round differently on another number of threads
         serve(InlineGrid(client_app, nodes), ledger, resources)
         return
     logging.getLogger("flwr").setLevel(logging.CRITICAL)

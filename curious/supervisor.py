@@ -94,8 +94,7 @@ def _follow(child: "subprocess.Popen[bytes]", console: Console) -> dict[str, Any
                 bars = {name: progress.add_task(name, total=total) for name, total in started["total"].items()}
             for name, count in _counts(Path(started["folder"])).items():
                 progress.update(bars[name], completed=count)
-    folder = {"folder": event["folder"] for event in said if event["event"] == "started"}
-    return {**folder, **(said[-1] if said else {})}
+    return {key: value for event in said for key, value in event.items()}
 
 
 def _counts(folder: Path) -> dict[str, int]:

@@ -210,8 +210,9 @@ def _torchvision(name: str, classes: int) -> Pictures:
             getattr(torchvision.datasets, name)(data_folder(), train=True, download=True)
             test = part(train=False)
         except unreadable as error:
+            reason = " ".join(str(error).split())
             raise ValueError(
-                f"{name} is not in '{data_folder()}' and cannot be downloaded ({error}): set CURIOUS_DATA to a folder that "
+                f"{name} is not in '{data_folder()}' and cannot be downloaded ({reason}): set CURIOUS_DATA to a folder that "
                 f"torchvision reads, or use the data set 'digits', which needs neither"
             ) from None
     try:

@@ -3,7 +3,7 @@
 import itertools
 import math
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
@@ -186,11 +186,9 @@ class VGG16(Architecture):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
-        import torchvision
+        from torchvision.models import vgg
 
-        network = torchvision.models.vgg16_bn(num_classes=classes, dropout=self.dropout)
-        features = network.features
-        assert isinstance(features, nn.Sequential)
+        features = vgg.make_layers(vgg.cfgs["D"], batch_norm=True)
         if image_shape[0] != 3:
             features[0] = nn.Conv2d(image_shape[0], 64, 3, padding=1)
         side = min(image_shape[1:])
@@ -200,13 +198,24 @@ class VGG16(Architecture):
                     features[index] = nn.Identity()
                 side //= 2
         positions = 1 if _small(image_shape) else 7
-        network.avgpool = nn.AdaptiveAvgPool2d(positions)
-        network.classifier = nn.Sequential(
+        classifier = nn.Sequential(
             *[nn.Linear(512 * positions**2, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)],
             *[nn.Linear(self.hidden, self.hidden), nn.ReLU(), nn.Dropout(self.dropout)],
             nn.Linear(self.hidden, classes),
         )
+        network = nn.Sequential()
+        network.add_module("features", features)
+        network.add_module("average", nn.AdaptiveAvgPool2d(positions))
+        network.add_module("flatten", nn.Flatten())
+        network.add_module("classifier", classifier)
         return network
+
+    def start(self, network: nn.Module, rng: torch.Generator) -> None:
+        """torchvision's: He et al. 2015, by the number of outgoing connections."""
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=rng)
+                nn.init.zeros_(cast(Tensor, module.bias))
 
 
 MODELS: dict[str, type[Architecture]] = {

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from learning.catalogue import Count, settings
 
-Concentration: TypeAlias = Annotated[float, Field(gt=0, le=1e6)]
+Concentration: TypeAlias = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 """Of a Dirichlet distribution: near zero all falls to one, large is even (and far beyond 1e6 NumPy's sums overflow)."""
 
 

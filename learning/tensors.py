@@ -105,11 +105,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Path) -> Tensors:
     """Reads a safetensors file. Raises `ValueError` that names the file if it is missing or is not one."""
     try:
-        return safetensors.torch.load(path.read_bytes())
+        found = safetensors.torch.load(path.read_bytes())
     except OSError as error:
         raise ValueError(f"cannot read '{path}': {error.strerror}") from None
     except safetensors.SafetensorError as error:
         raise ValueError(f"'{path}' is not a safetensors file ({error})") from None
+    # The reader gives names in a random order, and memory that is not aligned: sums over them would round differently.
+    return {name: found[name].clone() for name in sorted(found)}
 
 
 def read_checkpoint(path: Path) -> Tensors:

@@ -96,7 +96,7 @@ def attack_all(ledger: Ledger, resources: Resources, training_is_over: threading
 def make_pool(resources: Resources, address: str | None = None) -> Pool:
     """The workers that are asked for; Ray is started where it is not running yet."""
     if resources.engine == "inline":
-        return InlinePool()
+        return InlinePool(resources.threads)
     start_ray(cpus=os.cpu_count() or 1, workers=resources.workers, address=address)
     return RayPool(resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout)
 

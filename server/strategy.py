@@ -147,8 +147,8 @@ class _Chosen:
 def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     """What a client shared and how many examples it used.
 
-    Raises `BadReply` if the reply is an error, lacks a record, has a name or a shape that the model does not have, or a number
-    that is not finite.
+    A parameter that is not in the reply was not shared, which is the client's right. Raises `BadReply` if the reply is an
+    error, lacks a record, has a name or a shape that the model does not have, or a number that is not finite.
     """
     if reply.has_error():
         raise BadReply(f"the client raised an error: {_last_line(reply.error.reason or '')}")
@@ -159,6 +159,8 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
         raise BadReply(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
     update = Update.of(tensors_of(next(iter(arrays.values()))))
+    if not update.parameters:
+        raise BadReply("the reply holds no parameter")
     for name, tensor in [*update.parameters.items(), *update.buffers.items()]:
         if name not in sent:
             raise BadReply(f"'{name}' is not a name of the model")

@@ -313,13 +313,19 @@ class Cell:
     @property
     def setting(self) -> str:
         """The grid's point in words; empty where there is no grid."""
-        return ", ".join(f"{key.removeprefix('training.')} = {_shown(value)}" for key, value in self.axes.items())
+        return ", ".join(_axis(key, value) for key, value in self.axes.items())
+
+
+def _axis(key: str, value: object) -> str:
+    name = key.split(",")[0].split(".")[-1].replace("_", " ")
+    return _shown(value) if isinstance(value, Mapping | str) else f"{name} {value}"
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return " ".join([str(value.get("name", ""))] + [f"{k}={v}" for k, v in value.items() if k != "name"]).strip()
-    return str(value)
+    if not isinstance(value, Mapping):
+        return str(value)
+    named = [str(value[key]) for key in ("name", "shared") if key in value]
+    return " ".join(named + [f"{key}={part}" for key, part in value.items() if key not in ("name", "shared")])
 
 
 @dataclass(frozen=True)
@@ -417,11 +423,12 @@ def make_plan(raw: dict[str, Any]) -> Plan:
     for values in itertools.product(*study.grid.values()):
         axes = dict(zip(study.grid, values, strict=True))
         point = copy.deepcopy({key: value for key, value in raw.items() if key != "grid"})
-        for key, value in sorted(axes.items(), key=lambda axis: axis[0].count(".")):  # a table first, then its keys
+        keys = [(key.strip(), value) for axis, value in axes.items() for key in axis.split(",")]  # "a, b": the same for both
+        for key, value in sorted(keys, key=lambda pair: pair[0].count(".")):  # a table first, then its keys
             if key.split(".")[0] not in AXES:
                 raise SettingsError(f"grid.'{key}': an axis may not vary this; {choices(key, list(AXES))}, and their keys")
             try:
-                _put(point, key, value)
+                _put(point, key, copy.deepcopy(value))  # another axis may write into the table
             except SettingsError as error:
                 raise SettingsError(f"grid.'{key}': {error}") from None
         where = f"at {', '.join(f'{key} = {_shown(value)}' for key, value in axes.items())}: " if axes else ""

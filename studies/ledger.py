@@ -23,6 +23,7 @@ from learning.catalogue import SettingsError
 from learning.tensors import Tensors, Update, read_tensors, write_tensors
 from studies.config import NamedAttack, Plan, plan_from_json
 
+LOCK_SECONDS = 15.0  # a run that was killed takes a moment to let go of its folder
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attacks (name TEXT PRIMARY KEY, settings TEXT NOT NULL, granted TEXT NOT NULL);
@@ -93,7 +94,7 @@ class Ledger:
         self._lock = filelock.FileLock(folder / ".lock") if write else None
         if self._lock is not None:
             try:
-                self._lock.acquire(timeout=15)
+                self._lock.acquire(timeout=LOCK_SECONDS)
             except filelock.Timeout:
                 raise SettingsError(f"another process is writing '{folder}'; wait for it, or stop it") from None
         self._mutex = threading.RLock()

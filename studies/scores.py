@@ -26,9 +26,9 @@ class Scores:
 
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
-    `label_accuracy`: share of the examples whose label was restored, as multisets. `exact_counts`: 1 if all counts are
-    right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose count, is right (iLRG's figures: absent
-    classes count as successes).
+    `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
+    more. `exact_counts`: 1 if all counts are right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose
+    count, is right (iLRG's figures: absent classes count as successes).
     """
 
     matches: list[int] | None = None
@@ -48,10 +48,12 @@ class Scores:
 def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
     """Holds a reconstruction against the truth; the order in which examples were restored does not matter.
 
-    A true picture that no restored one is left for is scored against mid-grey.
+    A true picture that no restored one is left for is scored against mid-grey, and a pixel that is not a number is mid-grey.
     """
     images: dict[str, Any] = {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images)
-    labels = {} if reconstruction.labels is None else _label_scores(reconstruction.labels, truth.labels, classes)
+    labels: dict[str, Any] = (
+        {} if reconstruction.labels is None else _label_scores(reconstruction.labels, truth.labels, classes)
+    )
     return Scores(**images, **labels)
 
 
@@ -69,6 +71,7 @@ def squared_errors(
 
 def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
     lacking = max(0, len(truth) - len(found))
+    found = found.nan_to_num(0.5, posinf=1.0, neginf=0.0)  # the assignment refuses what is not a number
     found = torch.cat([found, torch.full((lacking, *truth.shape[1:]), 0.5, dtype=found.dtype)])
     errors = squared_errors(truth, found).numpy()
     _, matches = scipy.optimize.linear_sum_assignment(errors)
@@ -85,14 +88,17 @@ def _ssim(found: Tensor, truth: Tensor) -> float:
     window = min(7, *truth.shape[1:])
     window -= 1 - window % 2
     pictures = (found.double().numpy(), truth.double().numpy())
-    return float(structural_similarity(*pictures, data_range=1.0, channel_axis=0, win_size=window))  # pyright: ignore
+    sample = window > 1  # a window of one pixel has no sample covariance: the division would be by zero
+    return float(
+        structural_similarity(*pictures, data_range=1.0, channel_axis=0, win_size=window, use_sample_covariance=sample)  # pyright: ignore
+    )
 
 
 def _label_scores(rows: Tensor, truth: Tensor, classes: int) -> dict[str, float]:
     found = torch.bincount(rows.argmax(1), minlength=classes)
     true = torch.bincount(truth, minlength=classes)
     return {
-        "label_accuracy": float(torch.minimum(found, true).sum() / len(truth)),
+        "label_accuracy": float(torch.minimum(found, true).sum() / max(len(truth), len(rows))),
         "exact_counts": float(torch.equal(found, true)),
         "le_acc": float(((found > 0) == (true > 0)).double().mean()),
         "ln_acc": float((found == true).double().mean()),
@@ -120,10 +126,21 @@ def estimate(by_seed: Sequence[Sequence[float]], draws: int = 2000) -> Estimate:
     if len(values) == 1:
         return Estimate(float(values[0]), None, None, 1)
     rng = np.random.default_rng(0)
-    means = np.empty(draws)
-    for draw in range(draws):
-        chosen = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
-        sample = [groups[i][rng.integers(len(groups[i]), size=len(groups[i]))] for i in chosen]
-        means[draw] = np.concatenate(sample).mean()
-    low, high = np.quantile(means, [0.025, 0.975])
+    sizes = np.array([len(group) for group in groups])
+    starts = np.cumsum(sizes) - sizes
+    at_once = max(1, 1_000_000 // int(sizes.max()))  # draws, so that a large study does not fill the memory
+    means = [_resampled(values, starts, sizes, min(at_once, draws - done), rng) for done in range(0, draws, at_once)]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
     return Estimate(float(values.mean()), float(low), float(high), len(values))
+
+
+def _resampled(values: np.ndarray, starts: np.ndarray, sizes: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of so many two-level resamples of the groups that lie in `values` one after the other."""
+    total, count = np.zeros(draws), np.zeros(draws)
+    for _ in sizes:
+        group = rng.integers(len(sizes), size=draws)
+        places = rng.integers(sizes[group][:, None], size=(draws, sizes.max()))
+        drawn = np.arange(sizes.max()) < sizes[group][:, None]
+        total += np.where(drawn, values[starts[group][:, None] + places], 0.0).sum(1)
+        count += sizes[group]
+    return total / count

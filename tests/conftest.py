@@ -1,5 +1,6 @@
 """One thread, reproducible property tests, and the pictures that may be missing."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from learning.data import data_folder
 
 torch.set_num_threads(1)
+logging.getLogger("flwr").setLevel(logging.CRITICAL)
 hypothesis.settings.register_profile("curious", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "curious"))
 

@@ -17,8 +17,9 @@ class ILRG(Attack):
 
     Every class's embedding is its row of the weight gradient divided by its entry of the bias gradient; the model's last
     layer turns it into that class's probabilities; the counts are the least-squares solution of the linear system that
-    the bias gradient and the batch size give. Exact for untrained models; on trained ones its approximations (one
-    embedding a class, rows that only see their own class) break down.
+    the bias gradient and the batch size give. On untrained models nearly always right, and exact for one example; a
+    shallow network with few classes and repeated labels costs it a count now and then. On trained models its
+    approximations (one embedding a class, rows that only see their own class) break down.
 
     Departs from the authors' code in two places, both for the better: the ratio is clipped at once and not digit by digit
     (the same result, two orders of magnitude faster), and counts are rounded so that they sum to the batch size.

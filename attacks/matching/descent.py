@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-REMEMBERED_STEPS = 100  # pairs that L-BFGS keeps: with 20 of them it needs several times the iterations
+REMEMBERED_STEPS = 100  # pairs that L-BFGS keeps: with 20 of them the loss falls far slower
 SEARCH = 25  # evaluations that a line search may cost
 SCALE = 1e6  # of the loss at the start, as PyTorch's L-BFGS sees it: it leaves out pairs whose product is under 1e-10
 PATIENCE, LEAST_FALL = 100, 0.01  # the loss stands still if so many iterations take off less than this share
@@ -24,8 +24,7 @@ def minimise(loss: Callable[[], Tensor], variables: list[Tensor], iterations: in
     hundred iterations took off less than 1 % of it, or when no way down is found. Where the loss is not finite or does not
     fall it goes back to the best point and forgets the curvature it had learned; if that does not help, it ends.
 
-    The variables must be leaves that require gradients. In float32 the line search loses the loss's last digits long
-    before the pictures are sharp: use float64.
+    The variables must be leaves that require gradients, all on one device.
     """
     descent = _Descent(loss, variables)
     optimizer = _lbfgs(variables)

@@ -1,9 +1,9 @@
 """Settings that check themselves, and catalogues that say what is wrong with a table."""
 
+import contextlib
 import dataclasses
 import math
 import pickle
-from abc import ABC
 from typing import Annotated, Literal
 
 import pydantic
@@ -32,8 +32,8 @@ from learning.models import MODELS
 from learning.partitions import PARTITIONS
 
 
-class Lamp(ABC):
-    pass
+class Lamp:
+    """What the lamps have in common."""
 
 
 LAMPS: dict[str, type[Lamp]] = {}
@@ -200,10 +200,8 @@ def test_any_wrong_name_gets_all_choices(wrong):
 
 @given(st.dictionaries(st.text(max_size=8), st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.integers())))
 def test_any_table_builds_or_raises_a_settings_error(table):
-    try:
+    with contextlib.suppress(SettingsError):
         assert isinstance(build(LAMPS, table | {"name": "candle"}), Candle)
-    except SettingsError as error:
-        assert str(error)
 
 
 def test_the_nearest_choice_comes_first():

@@ -1,0 +1,167 @@
+"""The pool: outcomes for everything, a dead worker replaced, a stuck one given up."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from attacks import Attack, NotApplicable, Null, Observation, Reconstruction
+from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, start_ray, stop_ray
+from learning.catalogue import settings
+from learning.models import MLP
+from learning.tensors import Batch, Update
+from learning.training import Training, gradient
+
+
+@settings
+class Sleeps(Attack):
+    seconds: float = 60.0
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        time.sleep(self.seconds)
+        return Reconstruction()
+
+
+@settings
+class Dies(Attack):
+    """Kills its worker as often as there are files named in the folder."""
+
+    folder: str
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        for lives in sorted(Path(self.folder).iterdir()):
+            lives.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Reconstruction(labels=torch.eye(10)[:1])
+
+
+@settings
+class Raises(Attack):
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        raise ZeroDivisionError("by nought")
+
+
+@settings
+class Declines(Attack):
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        raise NotApplicable("there is no such layer")
+
+
+@settings
+class Threads(Attack):
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(loss=float(torch.get_num_threads()))
+
+
+def observation() -> Observation:
+    model = MLP(width=4).build((1, 8, 8), 10, seed=0)
+    update = Update(gradient(model, Batch(torch.rand(1, 1, 8, 8), torch.tensor([3]))))
+    return Observation(1, 0, model, update, Training(), 1, (1, 8, 8), 10)
+
+
+def all_of(pool: Pool, jobs: list[Job], seconds: float = 120) -> dict[object, Outcome]:
+    for job in jobs:
+        pool.submit(job)
+    outcomes: dict[object, Outcome] = {}
+    deadline = time.monotonic() + seconds
+    while len(outcomes) < len(jobs):
+        assert time.monotonic() < deadline, f"only {sorted(map(str, outcomes))} came back"
+        outcomes |= {outcome.key: outcome for outcome in pool.collect(timeout=0.5)}
+    return outcomes
+
+
+def test_an_attacks_exception_and_its_refusal_are_outcomes():
+    seen = observation()
+    assert run_job(Job("a", Raises(), seen, 0)).reason == "ZeroDivisionError: by nought"
+    assert run_job(Job("a", Raises(), seen, 0)).status == "failed"
+    declined = run_job(Job("b", Declines(), seen, 0))
+    assert (declined.status, declined.reason) == ("not applicable", "there is no such layer")
+    assert run_job(Job("c", Null(), seen, 0)).status == "ok"
+
+
+def test_the_seed_decides_the_outcome():
+    seen = observation()
+    first, again, other = (run_job(Job("c", Null(), seen, seed)).reconstruction for seed in (1, 1, 2))
+    assert first is not None
+    assert again is not None
+    assert other is not None
+    assert first.images is not None
+    assert again.images is not None
+    assert other.images is not None
+    assert torch.equal(first.images, again.images)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_the_inline_pool_does_every_job():
+    outcomes = all_of(InlinePool(), [Job(key, Null(), observation(), key) for key in range(3)])
+    assert {outcome.status for outcome in outcomes.values()} == {"ok"}
+
+
+@pytest.fixture(scope="module")
+def ray_on_two_cpus():
+    start_ray(cpus=2, workers=2)
+    yield
+    stop_ray()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("ray_on_two_cpus")
+class TestRayPool:
+    def test_every_job_has_an_outcome_whatever_becomes_of_it(self, tmp_path):
+        once, twice = tmp_path / "once", tmp_path / "twice"
+        once.mkdir()
+        twice.mkdir()
+        (once / "1").touch()
+        (twice / "1").touch()
+        (twice / "2").touch()
+        seen = observation()
+        jobs = [Job(("null", key), Null(), seen, key) for key in range(8)]
+        jobs += [
+            Job("dies once", Dies(folder=str(once)), seen, 0),
+            Job("dies twice", Dies(folder=str(twice)), seen, 0),
+            Job("raises", Raises(), seen, 0),
+            Job("declines", Declines(), seen, 0),
+        ]
+        pool = RayPool(workers=2, threads=1, gpus=0.0, queue=4, timeout=60.0)
+        outcomes = all_of(pool, jobs)
+        pool.close()
+        assert all(outcomes["null", key].status == "ok" for key in range(8))
+        assert outcomes["dies once"].status == "ok"
+        assert outcomes["dies twice"].status == "failed"
+        assert "died" in outcomes["dies twice"].reason
+        assert outcomes["raises"].reason == "ZeroDivisionError: by nought"
+        assert outcomes["declines"].status == "not applicable"
+
+    def test_a_job_that_never_ends_is_given_up_and_its_worker_replaced(self):
+        pool = RayPool(workers=1, threads=1, gpus=0.0, queue=1, timeout=20.0)
+        outcomes = all_of(pool, [Job("stuck", Sleeps(seconds=600), observation(), 0), Job("next", Null(), observation(), 0)])
+        pool.close()
+        assert outcomes["stuck"].status == "failed"
+        assert "gave up after 20 seconds; raise resources.timeout" in outcomes["stuck"].reason
+        assert outcomes["next"].status == "ok"
+
+    def test_a_worker_has_the_threads_that_are_asked_for(self):
+        pool = RayPool(workers=1, threads=2, gpus=0.0, queue=1, timeout=60.0)
+        outcomes = all_of(pool, [Job("threads", Threads(), observation(), 0)])
+        pool.close()
+        reconstruction = outcomes["threads"].reconstruction
+        assert reconstruction is not None
+        assert reconstruction.loss == 2
+
+    def test_the_pool_gives_the_bits_of_this_process(self):
+        seen = observation()
+        jobs = [Job(key, Null(), seen, key) for key in range(4)]
+        pool = RayPool(workers=2, threads=1, gpus=0.0, queue=4, timeout=60.0)
+        outcomes = all_of(pool, jobs)
+        pool.close()
+        for job in jobs:
+            here, there = run_job(job).reconstruction, outcomes[job.key].reconstruction
+            assert here is not None
+            assert there is not None
+            assert here.images is not None
+            assert there.images is not None
+            assert torch.equal(here.images, there.images)

@@ -1,0 +1,375 @@
+"""The report stands alone, says what the ledger says, escapes what it is given, and is there at any time of a run."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import lxml.html
+import pytest
+import torch
+
+from attacks import Reconstruction
+from learning.data import pictures_of
+from learning.tensors import Batch, Update
+from studies.attacking import truth
+from studies.config import make_plan, read_plan
+from studies.ledger import Failure, Ledger, Result, Round, Victim
+from studies.report import write_report
+from studies.scores import score
+
+HOSTILE = "<script>alert('x')</script> & \"quotes\" </details> {{ 7 * 7 }}"
+RAW: dict[str, Any] = {
+    "name": "small, 100%=odd_name",
+    "description": HOSTILE,
+    "seeds": [0, 1],
+    "data": "digits",
+    "model": {"name": "mlp", "width": 4},
+    "training": {"batch_size": 3},
+    "federation": {"clients": 4, "clients_per_round": 2, "rounds": 2},
+    "granted": {"public": 20, "labels": True},
+    "defenses": [
+        {
+            "as": "clip, then noise",
+            "chain": [{"name": "norm-clipping", "max_norm": 1.0}, {"name": "gaussian-noise", "std": 0.1}],
+        },
+        "none",
+    ],
+    "attacks": [
+        "idlg",
+        {"name": "inverting-gradients", "as": "ig 100%=a_b", "iterations": 2},
+        {"name": "inverting-gradients", "as": "told", "labels": "given"},
+        "mean",
+        "null",
+    ],
+}
+TOML = f"# {HOSTILE}\nname = 'small'\n"
+
+
+def created(folder: Path, raw: dict[str, Any] = RAW, toml: str = TOML) -> Ledger:
+    return Ledger.create(folder, make_plan(raw), toml, {"python": "3.11 <b>", "versions": {"flwr": "1.0"}})
+
+
+def attack(ledger: Ledger, victim: Victim, name: str, strength: float, *, images: bool = True, labels: bool = True) -> None:
+    """A result as the real loop makes it: truth mixed with noise, in another order."""
+    cell = ledger.plan.cells[victim.cell]
+    true = truth(cell, victim)
+    rng = torch.Generator().manual_seed(victim.client + 10 * victim.round + 100 * victim.cell)
+    mixed = strength * true.images + (1 - strength) * torch.rand(true.images.shape, generator=rng)
+    absent = min(set(range(10)) - set(true.labels.tolist()))
+    guessed = true.labels if strength > 0.5 else torch.full_like(true.labels, absent)
+    found = Reconstruction(
+        images=mixed.flip(0) if images else None,
+        labels=torch.nn.functional.one_hot(guessed, 10).float() if labels else None,
+    )
+    scores = score(found, true, pictures_of(cell.study.data).classes).row()
+    ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.25), found)
+
+
+def filled(folder: Path, raw: dict[str, Any] = RAW, toml: str = TOML, strength: float = 0.9) -> Ledger:
+    ledger = created(folder, raw, toml)
+    for cell in ledger.plan.cells:
+        for round in range(3):
+            ledger.finish_round(Round(cell.index, round, 0.1 + 0.2 * round + 0.01 * cell.seed, 1.0))
+        for round, client in cell.recorded():
+            victim = Victim(cell.index, round, client)
+            ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+            ledger.record_result(Result(victim, "idlg", "not applicable", f"one example {HOSTILE}", {}, None, 0.0), None)
+            attack(ledger, victim, "ig 100%=a_b", strength if not cell.defense.chain else 0.0)
+            attack(ledger, victim, "told", 0.95)
+            attack(ledger, victim, "mean", 0.4)
+            attack(ledger, victim, "null", 0.0)
+    return ledger
+
+
+def page_of(ledger: Ledger) -> str:
+    path = write_report(ledger)
+    assert path == ledger.folder / "report.html"
+    assert (ledger.folder / "results.csv").exists()
+    return path.read_text(encoding="utf-8")
+
+
+def checked(page: str) -> lxml.html.HtmlElement:
+    """What holds of every page."""
+    tree = lxml.html.document_fromstring(page)
+    assert tree.get("lang") == "en"
+    assert not tree.xpath("//script | //link | //iframe | //object | //embed | //base")
+    for name in ("src", "href", "{http://www.w3.org/1999/xlink}href", "xlink:href", "srcset", "poster"):
+        for value in tree.xpath(f"//@*[name() = '{name}']"):
+            assert value.startswith(("data:image/png;base64,", "#")), value
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert not tree.xpath("//@*[starts-with(name(), 'on')]")
+    assert all(picture.get("alt") for picture in tree.xpath("//img"))
+    assert all(drawing.get("aria-label") for drawing in tree.xpath("//*[local-name() = 'svg']"))
+    ids = tree.xpath("//@id")
+    assert len(ids) == len(set(ids))
+    assert {value.removeprefix("#") for value in tree.xpath("//a/@href")} <= set(ids)
+    for reference in re.findall(r"url\(#([^)]+)\)", page):
+        assert reference in ids
+    for table in tree.xpath("//table[not(@class='pictures')]"):
+        assert table.xpath("./caption")
+        assert all(heading.get("scope") in ("col", "row") for heading in table.xpath(".//th"))
+    assert all(len(tree.xpath(f"//{landmark}")) == 1 for landmark in ("header", "nav", "main", "footer"))
+    assert [heading.text_content() for heading in tree.xpath("//h2")] == [
+        "The finding",
+        "Results",
+        "Pictures",
+        "Accuracy beside leakage",
+        "Failures",
+        "Threat model and limits",
+        "How to repeat it",
+    ]
+    return tree
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory):
+    """A finished run's ledger, and its page; not to be written to."""
+    with filled(tmp_path_factory.mktemp("whole") / "run") as ledger:
+        page = page_of(ledger)
+        yield ledger, page, checked(page)
+
+
+def text_of(tree: lxml.html.HtmlElement) -> str:
+    return " ".join(tree.text_content().split())
+
+
+def section(tree: lxml.html.HtmlElement, name: str) -> str:
+    return text_of(tree.xpath(f"//section[@id='{name}']")[0])
+
+
+def test_the_page_stands_alone_and_names_everything(whole):
+    ledger, page, tree = whole
+    told = text_of(tree)
+    for name in (*ledger.attacks(), *(defense.name for defense in ledger.plan.study.defenses), ledger.plan.study.name):
+        assert name in told
+    assert ledger.digest() in told
+    assert "<script" not in page
+    assert len(page) < 1_000_000
+
+
+def test_what_the_study_says_is_escaped(tmp_path):
+    with filled(tmp_path / "run") as ledger:
+        ledger.record_failure(Failure(Victim(0, 1, 3), HOSTILE))
+        ledger.record_result(Result(Victim(0, 1, 3), "told", "failed", HOSTILE, {}, None, 0.1), None)
+        page = page_of(ledger)
+    assert "<script" not in page
+    assert "alert('x')" not in page
+    tree = checked(page)
+    assert " ".join(HOSTILE.split()) in section(tree, "repeat")
+    assert HOSTILE in section(tree, "failures")
+    assert HOSTILE in section(tree, "results")
+    assert "3.11 <b>" in section(tree, "repeat")
+
+
+def test_the_tables_have_the_numbers_of_the_csv(whole):
+    ledger, _, tree = whole
+    with (ledger.folder / "results.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert len(lines) == 10
+    for line in lines:
+        tables = [
+            t for t in tree.xpath("//table[@class='results']") if t.xpath("./caption")[0].text == f"Defense: {line['defense']}"
+        ]
+        (row,) = [r for r in tables[0].xpath("./tbody/tr") if r.xpath("./th")[0].text.strip() == line["attack"]]
+        heads = [heading.text_content() for heading in tables[0].xpath("./thead/tr/th")]
+        cells = dict(zip(heads[1:], row.xpath("./td"), strict=True))
+        assert cells["Victims"].xpath("./span")[0].text == line["victims"] == "8"
+        scales = {"Labels right, %": ("label_accuracy", 100, 1), "PSNR, dB": ("psnr", 1, 2), "SSIM": ("ssim", 1, 3)}
+        for head, (metric, scale, digits) in scales.items():
+            if not line[metric]:
+                assert cells[head].text_content() == "–"
+                continue
+            assert cells[head].xpath("./span")[0].text == f"{float(line[metric]) * scale:.{digits}f}"
+            interval = " to ".join(f"{float(line[f'{metric} {end}']) * scale:.{digits}f}" for end in ("low", "high"))
+            assert cells[head].xpath("./small[@class='interval']")[0].text == interval
+
+
+def test_the_finding_says_what_came_back_and_what_a_control_scores(whole):
+    told = section(whole[2], "finding")
+    bare = told[told.index("Without a defense") :]
+    assert "The labels of 100 % of the examples came back (95 % interval 100 to 100)" in bare
+    assert "told (told the true labels), the best of 2 attacks, on 8 updates" in bare
+    assert re.search(r"Pictures came back at \d+\.\d dB \(95 % interval \d+\.\d to \d+\.\d\)\. Drawn without looking", bare)
+    noisy = told[: told.index("Without a defense")]
+    assert noisy.startswith("The finding Under clip, then noise The labels of 0 % of the examples came back")
+    assert "told" not in noisy[: noisy.index("Pictures came back")], "an attack that is given the labels restores none"
+
+
+@pytest.mark.parametrize(
+    ("strength", "verdict"), [(0.9, "more than"), (0.4, "That is not better than"), (0.0, "That is less than")]
+)
+def test_the_finding_holds_the_attack_against_the_better_control(tmp_path, strength, verdict):
+    raw = RAW | {
+        "attacks": ["idlg", {"name": "inverting-gradients", "as": "ig 100%=a_b"}, "mean", "null"],
+        "defenses": ["none"],
+    }
+    with created(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim = Victim(cell.index, round, client)
+                ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+                for name, power in (("ig 100%=a_b", strength), ("mean", 0.4), ("null", 0.0)):
+                    attack(ledger, victim, name, power, labels=False)
+        told = section(checked(page_of(ledger)), "finding")
+    assert "No attack restored labels." in told
+    assert f"{verdict} mean" in told or re.search(rf"{verdict} mean", told)
+
+
+def test_the_threat_model_says_what_is_granted_to_whom(whole):
+    told = section(whole[2], "threat")
+    assert "the true labels and 20 public pictures with labels" in told
+    assert "there is no secure aggregation" in told
+    assert "iterations = 2, learning_rate = " in told
+    assert "max_norm = 1" in told
+    assert "has no BatchNorm" in told
+    assert "of which there are 2" in told
+
+
+def test_a_study_that_grants_nothing_says_so(tmp_path):
+    raw = {key: value for key, value in RAW.items() if key != "granted"} | {"attacks": ["ilrg", "null"]}
+    with created(tmp_path / "run", raw) as ledger:
+        told = section(checked(page_of(ledger)), "threat")
+    assert "What the study grants beyond that Nothing." in told
+
+
+def test_pictures_are_those_of_the_best_the_median_and_the_worst_update_without_a_defense(whole):
+    ledger, _, tree = whole
+    means = sorted(
+        (-sum(r.scores["psnr"]) / 3, ledger.plan.cells[r.victim.cell].seed, r.victim.round, r.victim.client)
+        for r in ledger.results()
+        if r.attack == "told" and not ledger.plan.cells[r.victim.cell].defense.chain
+    )
+    captions = [text_of(caption) for caption in tree.xpath("//section[@id='pictures']//figcaption")]
+    expected = [
+        f"{title}: client {client}, round {round}, seed {seed}"
+        for title, (_, seed, round, client) in zip(("Best", "Median", "Worst"), (means[0], means[4], means[-1]), strict=True)
+    ]
+    assert captions[3:] == expected
+    sheet = tree.xpath("//section[@id='pictures']//figure")[3]
+    assert [text_of(row.xpath("./th")[0]).split(" ")[0] for row in sheet.xpath(".//tr")] == ["true", "clip,", "none", "mean"]
+    assert all(len(row.xpath("./td/img")) == 3 for row in sheet.xpath(".//tr"))
+    assert f"{-means[0][0]:.1f} dB" in text_of(sheet)
+    assert "pixels" in sheet.xpath(".//img/@class")
+
+
+def test_true_pictures_without_a_restored_one_are_shown_beside_grey(tmp_path):
+    raw = RAW | {"attacks": ["dlg", "null"], "defenses": ["none"], "seeds": [0]}
+    with created(tmp_path / "run", raw) as ledger:
+        cell = ledger.plan.cells[0]
+        victim = Victim(0, *cell.recorded()[0])
+        true = truth(cell, victim)
+        found = Reconstruction(images=true.images[1:2])
+        ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+        ledger.record_result(Result(victim, "dlg", "ok", "", score(found, true, 10).row(), None, 0.1), found)
+        tree = checked(page_of(ledger))
+    assert text_of(tree.xpath("//section[@id='pictures']//figcaption")[0]).startswith("The only update")
+    first, second, third = tree.xpath("//section[@id='pictures']//tr[2]/td/img/@src")
+    assert first == third != second
+    assert "300.0" in section(tree, "pictures")
+    assert "a single update has no interval" in section(tree, "finding") or "no control was run" in section(tree, "finding")
+
+
+def test_a_run_that_has_only_begun_says_how_far_it_is(tmp_path):
+    with created(tmp_path / "run") as ledger:
+        told = text_of(checked(page_of(ledger)))
+        assert "This run is not finished. 0 of 8 rounds are over, 0 of 16 updates recorded" in told
+        assert "No attack has a result yet" in told
+        cell = ledger.plan.cells[0]
+        victim = Victim(0, *cell.recorded()[0])
+        ledger.finish_round(Round(0, 0, 0.1, 1.0))
+        ledger.finish_round(Round(0, 1, 0.2, 1.0))
+        ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+        attack(ledger, victim, "ig 100%=a_b", 0.9)
+        told = text_of(checked(page_of(ledger)))
+        assert "1 of 8 rounds are over, 1 of 16 updates recorded, 1 of 5 attacks on those done" in told
+
+
+def test_a_finished_run_says_nothing_of_progress(whole):
+    assert "not finished" not in whole[1]
+
+
+def test_a_run_of_labels_alone_has_a_report(tmp_path):
+    raw = RAW | {"attacks": ["ilrg"], "defenses": ["none"]}
+    with created(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                ledger.record_update(Victim(cell.index, round, client), Update({"w": torch.zeros(2)}), 3)
+                attack(ledger, Victim(cell.index, round, client), "ilrg", 0.9, images=False)
+        tree = checked(page_of(ledger))
+    assert "No attack restored pictures." in section(tree, "finding")
+    assert "no control was run beside it" in section(tree, "finding")
+    assert "No attack but the controls has restored pictures." in section(tree, "pictures")
+
+
+def test_a_run_of_failures_alone_has_a_report(tmp_path):
+    with created(tmp_path / "run") as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                ledger.record_failure(Failure(Victim(cell.index, round, client), "the client raised ValueError"))
+        victim = Victim(0, 1, 0)
+        ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+        for name in ledger.attacks():
+            ledger.record_result(Result(victim, name, "failed", "RuntimeError: no", {}, None, 0.1), None)
+        told = section(checked(page_of(ledger)), "failures")
+    assert "Clients that failed: 16" in told
+    assert "the client raised ValueError" in told
+    assert "Attacks that failed: 5" in told
+
+
+def test_a_run_without_failures_says_so(whole):
+    told = section(whole[2], "failures")
+    assert "No client failed." in told
+    assert "No attack failed." in told
+
+
+def test_a_grid_has_a_heading_for_each_point_and_leaves_out_pictures_when_it_is_large(tmp_path):
+    raw = RAW | {"grid": {"training.batch_size": [1, 2, 3, 4, 5, 6, 7]}, "seeds": [0]}
+    with filled(tmp_path / "run", raw) as ledger:
+        page = page_of(ledger)
+    tree = checked(page)
+    assert [heading.text for heading in tree.xpath("//section[@id='results']/h3")] == [c.setting for c in ledger.plan.cells[::2]]
+    assert "The best attack against the better control" in section(tree, "finding")
+    assert "Pictures are shown for the first 6 settings" in section(tree, "pictures")
+    assert "Plots are shown for the first 6 settings of 7" in section(tree, "accuracy")
+    assert len(page) < 8_000_000
+
+
+def test_data_that_is_not_at_hand_costs_the_pictures_only(tmp_path, monkeypatch):
+    with filled(tmp_path / "run") as ledger:
+
+        def missing(*_: object) -> Batch:
+            raise ValueError("there is no folder 'somewhere'")
+
+        monkeypatch.setattr("studies.report.truth", missing)
+        tree = checked(page_of(ledger))
+    assert "cannot be shown: there is no folder 'somewhere'." in section(tree, "pictures")
+    assert "There are no pictures to show." in section(tree, "pictures")
+
+
+def test_the_command_repeats_the_study_that_ran(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(
+        "name = 'one'\ndata = 'digits'\n[model]\nname = 'mlp'\n[[attacks]]\nname = 'dlg'\n[[attacks]]\nname = 'null'\n"
+    )
+    asked = ["attacks.dlg.iterations=3", "training.batch_size=2", "seeds=[3, 4]", "description=It's new", "attacks.dlg.as=a b"]
+    plan = read_plan(path, asked)
+    with Ledger.create(tmp_path / "one", plan, path.read_text(), {}) as ledger:
+        tree = checked(page_of(ledger))
+        words = shlex.split(tree.xpath("//section[@id='repeat']/pre")[0].text_content())
+        assert words[:5] == ["curious", "run", "one/study.toml", "--out", "one-again"]
+        overrides = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        assert read_plan(tmp_path / words[2], overrides).canonical() == ledger.plan.canonical()
+
+
+def test_attacks_that_were_added_afterwards_are_told_with_their_settings(tmp_path):
+    with filled(tmp_path / "run") as ledger:
+        later = {"name": "dlg", "as": "later", "iterations": 7}
+        ledger.add_attacks([later], [make_plan(RAW | {"attacks": [later]}).study.attacks[0]], {"public": 5})
+        told = section(checked(page_of(ledger)), "repeat")
+    assert 'name = "dlg" as = "later" iterations = 7 [granted] public = 5' in told
+
+
+def test_the_same_ledger_gives_the_same_page(whole):
+    assert page_of(whole[0]) == whole[1]
