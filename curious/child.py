@@ -6,6 +6,7 @@ Ray or a library print goes into the run's `log.txt`. It ends itself when its pa
 
 import json
 import os
+import shlex
 import sys
 import threading
 import time
@@ -93,7 +94,7 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
         folder = Path(task["out"] or f"runs/{plan.study.name}")
         prepare(plan)
         if not (folder / "ledger.sqlite").exists():
-            ledger = Ledger.create(folder, plan, study.read_text(encoding="utf-8"), environment())
+            ledger = Ledger.create(folder, plan, _as_run(study, overrides), environment())
         elif not task["resume"]:
             raise SettingsError(
                 f"'{folder}' holds a run already; go on with it with --resume, or give another folder with --out"
@@ -111,14 +112,20 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
 
     @contextmanager
     def attack() -> Any:
-        campaign, raw = read_campaign(study, overrides)
+        campaign = read_campaign(study, overrides)
         with Ledger(Path(task["out"]), write=True) as ledger:
             if not ledger.observations():
                 raise SettingsError(f"'{task['out']}' holds no recorded update to attack; run its study first")
-            ledger.add_attacks(raw["attacks"], campaign.attacks, raw.get("granted", {}))
+            ledger.add_attacks(campaign.attacks, campaign.granted)
             yield ledger, campaign.resources
 
     return run() if task["kind"] == "run" else attack()
+
+
+def _as_run(study: Path, overrides: list[str]) -> str:
+    """The study's TOML, under a comment that says how it was called, so that the copy in the run's folder repeats the run."""
+    said = "".join(f" --set {shlex.quote(override)}" for override in overrides)
+    return f"# as run: curious run {study.name}{said}\n" + study.read_text(encoding="utf-8-sig")
 
 
 def _say(events: TextIO, event: str, **facts: Any) -> None:

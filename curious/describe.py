@@ -59,9 +59,10 @@ def _work(cell: Cell) -> str:
     if training.shared == "gradient":
         return f"Clients share one gradient of a batch of {training.batch_size}; a picture is {shape}."
     examples = study.client_data.examples or "all their"
+    work = f"{training.steps} local steps" if training.steps else f"{training.epochs} local epochs"
     return (
-        f"Clients share their weights' change after {training.steps or training.epochs} local "
-        f"{'steps' if training.steps else 'epochs'} over {examples} examples, {training.batch_size} a step; a picture is {shape}."
+        f"Clients share their weights' change after {work} over {examples} examples, {training.batch_size} a step; "
+        f"a picture is {shape}."
     )
 
 

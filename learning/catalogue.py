@@ -5,6 +5,7 @@ fields are its settings, and stands in a catalogue: a dict from the name used in
 picks the class, its other keys are the fields.
 """
 
+import dataclasses
 import difflib
 import re
 from collections.abc import Callable, Mapping
@@ -85,6 +86,16 @@ def placed(place: str, error: SettingsError) -> SettingsError:
     """The same faults, seen from outside: `place` is put before each line's own place."""
     lines = str(error).splitlines()
     return SettingsError("\n".join(f"{place}.{line}" if _PLACE.match(line) else f"{place}: {line}" for line in lines))
+
+
+def table_of(catalogue: Mapping[str, type], value: object) -> dict[str, Any]:
+    """The table from which `build` would make the value, with every field that is not None; the way back of `build`."""
+    table: dict[str, Any] = {"name": name_of(catalogue, value)}
+    for field in dataclasses.fields(value):  # pyright: ignore[reportArgumentType]
+        part = getattr(value, field.name)
+        if part is not None:
+            table[field.name] = table_of(catalogue, part) if type(part) in catalogue.values() else part
+    return table
 
 
 def describe(error: pydantic.ValidationError, cls: type, given: Mapping[str, Any]) -> str:

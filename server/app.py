@@ -17,7 +17,7 @@ from torch import nn
 from attacks.workers import InlinePool, Pool, RayPool, start_ray
 from learning.data import pictures_of
 from learning.messages import CONFIG, record_of, tensors_of
-from learning.tensors import Tensors, Update, buffers_of, load_state, parameters_of
+from learning.tensors import Tensors, Update, buffers_of, generator, load_state, parameters_of
 from learning.training import accuracy
 from server.strategy import CuriousStrategy, UpdateStrategy
 from studies.attacking import Interrogation
@@ -172,7 +172,8 @@ class _Log:
         if round % study.federation.evaluate_every == 0 or round == study.rounds:
             load_state(model, tensors)
             test = pictures_of(study.data).test
-            batch = test.batch(torch.arange(len(test))[: study.federation.test_examples or None])
+            order = torch.randperm(len(test), generator=generator("test examples"))  # sets in folders are sorted by class
+            batch = test.batch(order[: study.federation.test_examples or None])
             measured = accuracy(model, batch.images, batch.labels, study.training)
         self._ledger.finish_round(Round(cell, round, *measured))
         self.tidy([round])

@@ -20,7 +20,19 @@ from attacks import ATTACKS, Attack
 from attacks.controls import Mean
 from attacks.labels.given import GivenLabels
 from defenses import DEFENSES, Defense
-from learning.catalogue import Count, Index, NotNegative, Positive, SettingsError, build, choices, chosen_from, describe, placed
+from learning.catalogue import (
+    Count,
+    Index,
+    NotNegative,
+    Positive,
+    SettingsError,
+    build,
+    choices,
+    chosen_from,
+    describe,
+    placed,
+    table_of,
+)
 from learning.data import DATA, ClientData, Data
 from learning.models import MODELS, Architecture
 from learning.partitions import IID, PARTITIONS, Partition
@@ -120,6 +132,10 @@ class NamedAttack:
 
     name: str
     attack: Attack
+
+    def table(self) -> dict[str, Any]:
+        """The attack as a TOML table with every setting in it, so that it stays what it is when a default changes."""
+        return {"as": self.name, **table_of(ATTACKS, self.attack)}
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -316,9 +332,14 @@ class Cell:
         return ", ".join(_axis(key, value) for key, value in self.axes.items())
 
 
+def place_of(axes: Mapping[str, Any]) -> str:
+    """Where in the grid a fault is, to begin a message with; empty where there is no grid."""
+    return f"at {', '.join(f'{key} = {_shown(value)}' for key, value in axes.items())}: " if axes else ""
+
+
 def _axis(key: str, value: object) -> str:
     name = key.split(",")[0].split(".")[-1].replace("_", " ")
-    return _shown(value) if isinstance(value, Mapping | str) else f"{name} {value}"
+    return _shown(value) if isinstance(value, Mapping) or name in ("model", "data", "partition") else f"{name} {value}"
 
 
 def _shown(value: object) -> str:
@@ -377,14 +398,14 @@ def _resolve_checkpoints(raw: dict[str, Any], folder: Path) -> None:
         axes["start.checkpoint"] = [str((folder / c).resolve()) if isinstance(c, str) else c for c in checkpoints]
 
 
-def read_campaign(path: Path, overrides: list[str] | None = None) -> tuple[Campaign, dict[str, Any]]:
-    """Reads a TOML of attacks, checked and as it stands. Raises `SettingsError` that names the file and the place."""
+def read_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
+    """Reads a TOML of attacks. Raises `SettingsError` that names the file and the place."""
     raw = read_toml(path)
     try:
         for override in overrides or []:
             _override(raw, override)
         try:
-            return Campaign(**raw), raw
+            return Campaign(**raw)
         except pydantic.ValidationError as error:
             raise SettingsError(describe(error, Campaign, raw)) from None
     except SettingsError as error:
@@ -409,7 +430,7 @@ def plan_from_json(text: str) -> Plan:
     return make_plan(json.loads(text))
 
 
-AXES = ("data", "partition", "model", "start", "training", "federation", "record", "granted")
+AXES = ("data", "partition", "model", "start", "training", "federation", "record")
 
 
 def make_plan(raw: dict[str, Any]) -> Plan:
@@ -431,12 +452,11 @@ def make_plan(raw: dict[str, Any]) -> Plan:
                 _put(point, key, copy.deepcopy(value))  # another axis may write into the table
             except SettingsError as error:
                 raise SettingsError(f"grid.'{key}': {error}") from None
-        where = f"at {', '.join(f'{key} = {_shown(value)}' for key, value in axes.items())}: " if axes else ""
+        where = place_of(axes)
         at_point = _validated(point, where)
-        text = json.dumps(point, sort_keys=True)
-        if text in seen:
+        if (meant := repr(at_point)) in seen:
             raise SettingsError(f"{where}grid: another point is the same study; leave one of them out")
-        seen.add(text)
+        seen.add(meant)
         cells += [
             Cell(len(cells) + i, axes, at_point, defense, seed)
             for i, (defense, seed) in enumerate(itertools.product(at_point.defenses, at_point.seeds))

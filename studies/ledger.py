@@ -21,7 +21,7 @@ import torch
 from attacks import Reconstruction
 from learning.catalogue import SettingsError
 from learning.tensors import Tensors, Update, read_tensors, write_tensors
-from studies.config import NamedAttack, Plan, plan_from_json
+from studies.config import Grants, NamedAttack, Plan, plan_from_json
 
 LOCK_SECONDS = 15.0  # a run that was killed takes a moment to let go of its folder
 SCHEMA = """
@@ -121,7 +121,7 @@ class Ledger:
         database.close()
         (folder / "study.toml").write_text(toml, encoding="utf-8")
         ledger = cls(folder, write=True)
-        ledger.add_attacks(plan.raw.get("attacks", []), plan.study.attacks, plan.raw.get("granted", {}))
+        ledger.add_attacks(plan.study.attacks, plan.study.granted)
         return ledger
 
     def close(self) -> None:
@@ -142,13 +142,13 @@ class Ledger:
         """A fact about the run: "study", "toml", "environment". Raises `TypeError` if it is not there."""
         return self._rows("SELECT value FROM meta WHERE key = ?", key)[0][0] if self._has(key) else None  # pyright: ignore
 
-    def add_attacks(self, tables: list[Any], attacks: list[NamedAttack], granted: Mapping[str, Any]) -> None:
+    def add_attacks(self, attacks: list[NamedAttack], granted: Grants) -> None:
         """Adds attacks to those that every recorded update undergoes.
 
         Raises `SettingsError` if another attack of that name, or the same with other grants, was run before.
         """
-        for table, named in zip(tables, attacks, strict=True):
-            row = (named.name, json.dumps(table, sort_keys=True), json.dumps(granted, sort_keys=True))
+        for named in attacks:
+            row = (named.name, json.dumps(named.table(), sort_keys=True), granted.model_dump_json())
             known = self._rows("SELECT * FROM attacks WHERE name = ?", named.name)
             if known and tuple(known[0]) != row:
                 raise SettingsError(

@@ -7,7 +7,7 @@ from torch import nn
 from learning.catalogue import SettingsError
 from learning.data import client_parts, pictures_of
 from learning.tensors import derived_seed, load_state, read_checkpoint
-from studies.config import Cell, Plan
+from studies.config import Cell, Plan, place_of
 
 
 def initial_model(cell: Cell) -> nn.Module:
@@ -27,7 +27,6 @@ def prepare(plan: Plan) -> None:
         if (known := repr(key)) in seen:
             continue
         seen.add(known)
-        where = f"at {cell.setting}: " if cell.setting else ""
         place = "data"
         try:
             pictures_of(cell.study.data)
@@ -36,4 +35,4 @@ def prepare(plan: Plan) -> None:
             place = "start.checkpoint" if cell.study.start.checkpoint else "model"
             initial_model(cell)
         except ValueError as error:
-            raise SettingsError(f"{where}{place}: {error}") from None
+            raise SettingsError(f"{place_of(cell.axes)}{place}: {error}") from None

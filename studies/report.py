@@ -619,14 +619,14 @@ def _label(axes: Axes, labels: Sequence[tuple[float, float, str, int | None]]) -
     for (y, x, text, number), height in zip(wanted, heights, strict=True):
         colour = INK if number is None else SERIES[number % len(SERIES)]
         axes.annotate(
-            text if len(text) <= 18 else text[:17] + "…",
+            text if len(text) <= 18 else f"{text[:8]}…{text[-9:]}",
             xy=(x, y),
             xytext=(1.06, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
             color=colour,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 3},
             annotation_clip=False,
         )
 

@@ -26,6 +26,7 @@ from learning.catalogue import (
     name_of,
     placed,
     settings,
+    table_of,
 )
 from learning.data import DATA
 from learning.models import MODELS
@@ -229,6 +230,15 @@ def test_numbers_are_kept_in_their_range(kind, right, wrong):
     for value in wrong:
         with pytest.raises(pydantic.ValidationError):
             adapter.validate_python(value)
+
+
+@pytest.mark.parametrize(
+    "value", [Spark(), Candle(height=2, wicks=3), Lantern(holds=Lantern(holds=Candle(height=1)), nights=[1])]
+)
+def test_a_value_comes_back_from_its_table(value):
+    table = table_of(LAMPS, value)
+    assert build(LAMPS, table) == value
+    assert set(table) == {"name", *(field.name for field in dataclasses.fields(value))}
 
 
 REQUIRED = {"image-folder": {"root": "pictures"}}

@@ -116,6 +116,17 @@ def test_another_client_round_or_seed_uses_other_pictures(client, round, seed):
     assert not torch.equal(client_batch(DIGITS, 3, 7, 1).images, client_batch(DIGITS, client, round, seed).images)
 
 
+def test_which_of_its_pictures_a_client_draws_differs_between_clients_and_rounds():
+    """Clients' pictures differ anyhow; their places in the clients' parts have to differ too."""
+    data = ClientData(data=Digits(), partition=IID(), clients=10, examples=8)
+    drawn = set()
+    for client in range(10):
+        held = rows(pictures_of(Digits()).train.batch(client_parts(data, 0)[client]).images)
+        for round in range(10):
+            drawn.add(tuple(held.index(picture) for picture in rows(client_batch(data, client, round, 0).images)))
+    assert len(drawn) == 100
+
+
 @given(st.integers(0, 9), st.integers(0, 1000), st.integers(0, 5), st.integers(1, 200))
 def test_a_batch_is_drawn_without_replacement_from_the_clients_part(client, round, seed, examples):
     data = ClientData(data=Digits(), partition=IID(), clients=10, examples=examples)

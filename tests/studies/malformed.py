@@ -480,6 +480,18 @@ GRIDS: list[Row] = [
         "leave one",
     ),
     (
+        "a model twice on an axis, written in two ways",
+        study('[grid]\nmodel = ["mlp", {width = 128, name = "mlp"}]'),
+        "at model = mlp width=128: grid",
+        "another point is the same study; leave one of them out",
+    ),
+    (
+        "an unknown part of an axis of two keys",
+        study('[grid]\n"training.batch_size, seeds" = [1]'),
+        "grid.'seeds'",
+        "choices: data, partition, model",
+    ),
+    (
         "a grid of too many cells",
         study(f'[grid]\n"training.batch_size" = {list(range(1, 401))}\n"federation.rounds" = {list(range(1, 401))}'),
         "grid",
@@ -591,7 +603,7 @@ PREPARED: list[tuple[str, str, str, str, Callable[[Path], object]]] = [
     (
         "a missing checkpoint on an axis",
         study('[grid]\n"start.checkpoint" = ["gone.pt"]'),
-        "at start.checkpoint = ",
+        "at start.checkpoint = /",
         "start.checkpoint: cannot read",
         _nothing,
     ),

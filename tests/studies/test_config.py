@@ -23,6 +23,7 @@ from studies.config import (
     Resources,
     Start,
     make_plan,
+    named_attack,
     plan_from_json,
     read_campaign,
     read_plan,
@@ -253,7 +254,7 @@ def test_every_cell_has_its_axes_set_in_its_study(planned):
     for cell in plan.cells:
         assert cell.study.training.batch_size == cell.axes["training.batch_size"]
         assert cell.study.federation.clients == cell.axes["federation.clients"]
-    assert plan.cells[1].setting == "batch_size = 1, federation.clients = 6"
+    assert plan.cells[1].setting == "batch size 1, clients 6"
 
 
 def test_an_axis_takes_names_tables_and_whole_tables(planned):
@@ -265,7 +266,7 @@ def test_an_axis_takes_names_tables_and_whole_tables(planned):
     )
     assert [cell.study.model for cell in plan.cells] == [LeNet(), LeNet(), MLP(width=8), MLP(width=8)]
     assert [cell.study.training for cell in plan.cells[:2]] == [Training(batch_size=2), Training(shared="delta", epochs=3)]
-    assert plan.cells[2].setting == "model = mlp width=8, training = batch_size=2, partition = dirichlet alpha=0.1"
+    assert plan.cells[2].setting == "mlp width=8, batch_size=2, dirichlet alpha=0.1"
 
 
 def test_an_axis_sets_a_key_of_a_bare_name(planned):
@@ -275,6 +276,27 @@ def test_an_axis_sets_a_key_of_a_bare_name(planned):
 @pytest.mark.parametrize("axes", ['"model.width" = [4]\nmodel = ["mlp"]', 'model = ["mlp"]\n"model.width" = [4]'])
 def test_a_table_is_set_before_its_keys_in_whatever_order_they_stand(planned, axes):
     assert [cell.study.model for cell in planned(study(f"[grid]\n{axes}")).cells] == [MLP(width=4)]
+
+
+def test_an_axis_of_two_keys_sets_both_to_the_same(planned):
+    tables = '[training]\nshared = "delta"\n[grid]\n"training.batch_size, federation.examples_per_round" = [4, 8]'
+    plan = planned(study(tables))
+    assert [(cell.study.training.batch_size, cell.study.federation.examples_per_round) for cell in plan.cells] == [
+        (4, 4),
+        (8, 8),
+    ]
+    assert plan.cells[1].setting == "batch size 8"
+
+
+def test_an_axis_does_not_write_into_anothers_table(planned):
+    plan = planned(study('[grid]\nmodel = [{name = "mlp", depth = 2}]\n"model.width" = [4, 8]'))
+    assert [cell.study.model for cell in plan.cells] == [MLP(depth=2, width=4), MLP(depth=2, width=8)]
+    assert plan.raw["grid"]["model"] == [{"name": "mlp", "depth": 2}]
+
+
+def test_no_two_points_of_a_grid_are_told_in_the_same_words(planned):
+    plan = planned(study('[grid]\nmodel = ["mlp", {name = "mlp", width = 8}, "lenet"]\n"federation.rounds" = [1, 11]'))
+    assert len({cell.setting for cell in plan.cells}) == 6
 
 
 def test_an_axis_leaves_the_written_study_as_it_was(planned):
@@ -460,9 +482,16 @@ def test_a_plan_is_made_of_a_dict_too():
 
 def test_a_campaign_is_attacks_grants_and_resources(tmp_path):
     (tmp_path / "attacks.toml").write_text('attacks = ["null", "mean"]\n[granted]\npublic = 5\n')
-    campaign, raw = read_campaign(tmp_path / "attacks.toml", ["attacks.null.as=random"])
+    campaign = read_campaign(tmp_path / "attacks.toml", ["attacks.null.as=random"])
     assert [named.name for named in campaign.attacks] == ["random", "mean"]
-    assert raw["attacks"][0] == {"name": "null", "as": "random"}
+    assert campaign.granted == Grants(public=5)
+
+
+def test_a_named_attack_comes_back_from_its_table(planned):
+    for name in ATTACKS:
+        tables = "[granted]\nlabels = true\npublic = 1"
+        (named,) = planned(study(tables, attacks=f'[{{name = "{name}", as = "mine"}}]')).study.attacks
+        assert named_attack(named.table()) == named
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import torch
 from attacks import Reconstruction
 from learning.catalogue import SettingsError
 from learning.tensors import Update
-from studies.config import make_plan
+from studies.config import Grants, make_plan
 from studies.ledger import Failure, Ledger, Result, Round, Victim
 
 RAW = {
@@ -145,4 +145,4 @@ def test_a_second_writer_is_refused(tmp_path, monkeypatch):
 def test_an_attack_of_the_same_name_with_other_settings_is_refused(tmp_path):
     changed = {**RAW, "attacks": ["ilrg", {"name": "inverting-gradients", "as": "ig, odd = name", "iterations": 2}]}
     with created(tmp_path / "run") as ledger, pytest.raises(SettingsError, match=r"'ig, odd = name' was run before.*`as`"):
-        ledger.add_attacks(changed["attacks"], make_plan(changed).study.attacks, {})
+        ledger.add_attacks(make_plan(changed).study.attacks, Grants())

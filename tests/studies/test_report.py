@@ -14,7 +14,7 @@ from attacks import Reconstruction
 from learning.data import pictures_of
 from learning.tensors import Batch, Update
 from studies.attacking import truth
-from studies.config import make_plan, read_plan
+from studies.config import Grants, make_plan, read_plan
 from studies.ledger import Failure, Ledger, Result, Round, Victim
 from studies.report import write_report
 from studies.scores import score
@@ -329,7 +329,9 @@ def test_a_grid_has_a_heading_for_each_point_and_leaves_out_pictures_when_it_is_
     with filled(tmp_path / "run", raw) as ledger:
         page = page_of(ledger)
     tree = checked(page)
-    assert [heading.text for heading in tree.xpath("//section[@id='results']/h3")] == [c.setting for c in ledger.plan.cells[::2]]
+    assert [heading.text for heading in tree.xpath("//section[@id='results']/h3")] == [
+        c.setting for c in ledger.plan.cells[::2]
+    ]
     assert "The best attack against the better control" in section(tree, "finding")
     assert "Pictures are shown for the first 6 settings" in section(tree, "pictures")
     assert "Plots are shown for the first 6 settings of 7" in section(tree, "accuracy")
@@ -366,7 +368,7 @@ def test_the_command_repeats_the_study_that_ran(tmp_path):
 def test_attacks_that_were_added_afterwards_are_told_with_their_settings(tmp_path):
     with filled(tmp_path / "run") as ledger:
         later = {"name": "dlg", "as": "later", "iterations": 7}
-        ledger.add_attacks([later], [make_plan(RAW | {"attacks": [later]}).study.attacks[0]], {"public": 5})
+        ledger.add_attacks(make_plan(RAW | {"attacks": [later]}).study.attacks, Grants(public=5))
         told = section(checked(page_of(ledger)), "repeat")
     assert 'name = "dlg" as = "later" iterations = 7 [granted] public = 5' in told
 
