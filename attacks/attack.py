@@ -78,12 +78,18 @@ class Reconstruction:
 
     `images`: floats in [0, 1]. `labels`: one row of class probabilities per example. Either may be missing.
     `loss`: the matching loss of what is returned, and `history` that loss along the way: never a comparison with the truth.
+    `counts_interval`: the least and the greatest number of examples of each class that the method holds possible, at 95 % for
+    each class on its own. `identifiable`: whether the update determines the labels, as far as the method can tell, and
+    `verdict`: a sentence that says why not, or on what that rests. None and empty where the method cannot tell.
     """
 
     images: Float[Tensor, "batch channels height width"] | None = None
     labels: Float[Tensor, "batch classes"] | None = None
     loss: float | None = None
     history: tuple[float, ...] = ()
+    counts_interval: tuple[Int[Tensor, " classes"], Int[Tensor, " classes"]] | None = None
+    identifiable: bool | None = None
+    verdict: str = ""
 
 
 class Attack(ABC):

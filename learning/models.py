@@ -113,6 +113,31 @@ class LeNet(Architecture):
 
 
 @settings
+class LeNet5(Architecture):
+    """LeNet-5 (LeCun et al. 1998) as label restoration uses it: 5x5 convolutions of 6 and 16 channels, each pooled by two.
+
+    Then fully connected layers of 120 and 84 units, and the classes. Pictures of at least 16 pixels a side.
+    """
+
+    activation: Activation = "relu"
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        channels, height, width = image_shape
+        if min(height, width) < 16:
+            raise ValueError(
+                f"lenet5 needs pictures of at least 16 pixels a side, not {height}x{width}: choose another model or larger "
+                f"pictures"
+            )
+        unit = ACTIVATIONS[self.activation]
+        height, width = ((height - 4) // 2 - 4) // 2, ((width - 4) // 2 - 4) // 2
+        return nn.Sequential(
+            *[nn.Conv2d(channels, 6, 5), unit(), nn.MaxPool2d(2)],
+            *[nn.Conv2d(6, 16, 5), unit(), nn.MaxPool2d(2), nn.Flatten()],
+            *[nn.Linear(16 * height * width, 120), unit(), nn.Linear(120, 84), unit(), nn.Linear(84, classes)],
+        )
+
+
+@settings
 class ConvNet(Architecture):
     """The ConvNet of Inverting Gradients (Geiping et al. 2020): eight 3x3 convolutions with BatchNorm, two poolings by three.
 
@@ -221,6 +246,7 @@ class VGG16(Architecture):
 MODELS: dict[str, type[Architecture]] = {
     "mlp": MLP,
     "lenet": LeNet,
+    "lenet5": LeNet5,
     "convnet": ConvNet,
     "vgg16": VGG16,
     "resnet18": ResNet18,

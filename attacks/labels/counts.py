@@ -1,6 +1,7 @@
 """From estimates of how often each class occurs to whole numbers, and to rows."""
 
 import numpy as np
+import scipy.optimize
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,3 +29,17 @@ def whole_counts(estimate: Float[Tensor, " classes"], total: int) -> Int[Tensor,
 def rows_of(counts: Int[Tensor, " classes"]) -> Float[Tensor, "batch classes"]:
     """One row of certainty for each counted example, classes in ascending order."""
     return label_rows(torch.repeat_interleave(torch.arange(len(counts)), counts), len(counts))
+
+
+def counts_by_least_squares(
+    system: Float[Tensor, "equations classes"], right: Float[Tensor, " equations"], total: int
+) -> Float[Tensor, " classes"]:
+    """The n with no negative entry and the sum `total` for which |system n - right| is least.
+
+    The sum is one more equation, weighted so heavily that it holds to about one part in a million.
+    """
+    values, wanted = system.detach().cpu().double().numpy(), right.detach().cpu().double().numpy()
+    scale = max(float(np.abs(values).max(initial=0.0)), 1e-12)
+    values, wanted = np.vstack([values, np.full((1, values.shape[1]), 1e3 * scale)]), np.append(wanted, 1e3 * scale * total)
+    found, _ = scipy.optimize.nnls(values, wanted, maxiter=30 * values.shape[1])
+    return torch.from_numpy(found)

@@ -1,10 +1,12 @@
 """iLRG: instance-wise batch label restoration (Ma et al., ICLR 2023)."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from attacks.attack import Attack, Observation, Reconstruction
-from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer_with_bias
 from learning.catalogue import settings
 
@@ -23,14 +25,20 @@ class ILRG(Attack):
 
     Departs from the authors' code in two places, both for the better: the ratio is clipped at once and not digit by digit
     (the same result, two orders of magnitude faster), and counts are rounded so that they sum to the batch size.
+    `solver`: "pseudo-inverse" is the paper's and may find negative counts, which are then moved to the nearest possible ones;
+    "non-negative" looks only among counts that are not negative and have the right total, which loses less on trained models.
+
     Assumes a last linear layer with a bias. Raises `NotApplicable` otherwise.
     """
+
+    solver: Literal["pseudo-inverse", "non-negative"] = "pseudo-inverse"
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         weight, bias, weight_gradient, bias_gradient = last_layer_with_bias(observation)
         total = observation.examples
         probabilities = _class_probabilities(weight, bias, weight_gradient, bias_gradient)
-        estimate = _least_squares(probabilities, total * bias_gradient, total)
+        solve = _by_pseudo_inverse if self.solver == "pseudo-inverse" else _without_negatives
+        estimate = solve(probabilities, total * bias_gradient, total)
         return Reconstruction(labels=rows_of(whole_counts(estimate, total)))
 
 
@@ -41,7 +49,13 @@ def _class_probabilities(weight: Tensor, bias: Tensor, weight_gradient: Tensor, 
     return torch.softmax(embeddings @ weight.T + bias, dim=1)
 
 
-def _least_squares(probabilities: Tensor, summed_gradient: Tensor, total: int) -> Tensor:
+def _without_negatives(probabilities: Tensor, summed_gradient: Tensor, total: int) -> Tensor:
+    """The same counts as `_by_pseudo_inverse`, none negative and their total exact."""
+    summed_gradient = summed_gradient.nan_to_num(0.0, LARGEST_EMBEDDING, -LARGEST_EMBEDDING)
+    return counts_by_least_squares(probabilities.T - torch.eye(len(probabilities)).to(probabilities), summed_gradient, total)
+
+
+def _by_pseudo_inverse(probabilities: Tensor, summed_gradient: Tensor, total: int) -> Tensor:
     """Counts n with sum(n) = total and sum_j n_j p_ji - n_i = K * gradient_i, by the pseudo-inverse."""
     classes = len(summed_gradient)
     system = torch.cat([torch.ones(1, classes).to(probabilities), probabilities.T - torch.eye(classes).to(probabilities)])

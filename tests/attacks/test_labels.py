@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from attacks import Granted, NotApplicable, Observation
-from attacks.labels import ILRG, GivenLabels, IDLGLabels
-from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels import ILRG, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
+from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer, last_layer_with_bias
 from learning.models import MLP, MODELS, VGG16, LeNet
 from learning.tensors import Batch, Update, generator, parameters_of
@@ -103,6 +103,22 @@ def test_ilrg_gives_whole_rows_where_a_bias_gradient_is_zero():
     observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(4))
     observation = replace(observation, update=observation.update.map(torch.zeros_like))
     assert sum(restored(ILRG().reconstruct(observation, generator(0)).labels)) == 4
+
+
+@pytest.mark.parametrize("size", [1, 8, 64])
+def test_the_non_negative_solver_counts_as_many_or_more(size):
+    """On a model that has learned, the pseudo-inverse finds negative counts (a peer even returns them: D23)."""
+    right = {"pseudo-inverse": 0, "non-negative": 0}
+    for seed in range(10):
+        batch, model = random_batch(size, seed), MLP().build(SHAPE, CLASSES, seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(3)
+        for solver in right:
+            found = restored(ILRG(solver=solver).reconstruct(observe(model, batch), generator(0)).labels)
+            assert sum(found) == size
+            right[solver] += sum(map(min, found, counts(batch.labels)))
+    assert right["non-negative"] >= right["pseudo-inverse"]
 
 
 # iDLG
@@ -234,6 +250,15 @@ def test_whole_counts_of_wrong_totals_and_negatives(estimate, total, expected):
     assert whole_counts(torch.tensor(estimate), total).tolist() == expected
 
 
+@given(COUNTS, st.integers(0, 2**31))
+def test_counts_by_least_squares_solve_what_can_be_solved(numbers, seed):
+    system = torch.randn(len(numbers) + 2, len(numbers), generator=generator(seed), dtype=torch.float64)
+    wanted = torch.tensor(numbers, dtype=torch.float64)
+    found = counts_by_least_squares(system, system @ wanted, sum(numbers))
+    assert found.min() >= 0
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4 * max(1, sum(numbers)))
+
+
 def test_rows_stand_for_counts():
     rows = rows_of(torch.tensor([2, 0, 1]))
     assert rows.tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 1]]
@@ -301,3 +326,66 @@ def test_the_update_must_hold_the_last_layer():
     kept = {name: tensor for name, tensor in observation.update.parameters.items() if "3.weight" not in name}
     with pytest.raises(NotApplicable, match=r"'network\.3\.weight'"):
         last_layer(replace(observation, update=Update(kept)))
+
+
+# What holds for all that count
+
+COUNTING = {"ilrg": ILRG(), "rank-one": RankOneLabels(), "geng": GengLabels(), "auto": AutoLabels()}
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("strength", [1e-3, 1.0, 1e3])
+def test_noise_leaves_the_total_and_no_negative(name, strength):
+    """Peers return 32 labels for 24 (D22) and negative counts (D23)."""
+    for seed in range(5):
+        observation = observe(MLP().build(SHAPE, CLASSES, seed), random_batch(24, seed))
+        rng = generator("noise", seed)
+        noisy = observation.update.map(lambda t, rng=rng: t + strength * torch.randn(t.shape, generator=rng))
+        assert sum(restored(COUNTING[name].reconstruct(replace(observation, update=noisy), generator(0)).labels)) == 24
+
+
+@pytest.mark.parametrize("name", COUNTING)
+def test_what_is_not_a_number_is_survived(name):
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(6))
+    broken = observation.update.map(lambda t: torch.full_like(t, float("nan")))
+    assert sum(restored(COUNTING[name].reconstruct(replace(observation, update=broken), generator(0)).labels)) == 6
+
+
+@pytest.mark.parametrize("name", COUNTING)
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_delta_counts_as_its_gradient_does(name, momentum):
+    """A delta points the other way than a gradient: a peer that forgets it restores other labels (D9)."""
+    training = Training(shared="delta", batch_size=64, learning_rate=0.03, momentum=momentum)
+    for seed in range(3):
+        batch, model = random_batch(8, seed), LeNet(activation="relu", initial="default").build(SHAPE, CLASSES, seed)
+        assert restored(COUNTING[name].reconstruct(observe(model, batch, training), generator(0)).labels) == counts(
+            batch.labels
+        )
+
+
+# Auto
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_auto_finds_one_label_with_and_without_a_bias(bias):
+    for seed in range(5):
+        batch = random_batch(1, seed)
+        found = AutoLabels().reconstruct(observe(MLP(bias=bias).build(SHAPE, CLASSES, seed), batch), generator(0))
+        assert restored(found.labels) == counts(batch.labels)
+
+
+def test_auto_chooses_by_what_the_server_knows():
+    public = random_batch(40, seed=9)
+    granted = Granted(public=public.images, public_labels=public.labels)
+    fresh, decided = (MLP().build(SHAPE, CLASSES, 0) for _ in range(2))
+    with torch.no_grad():
+        for parameter in decided.parameters():
+            parameter.mul_(4)  # it answers every picture differently
+    batch = random_batch(8)
+    names = [
+        type(AutoLabels().chosen(observe(model, batch, granted=given), generator(0))).__name__
+        for model, given in [(fresh, None), (fresh, granted), (decided, None), (decided, granted)]
+    ]
+    assert names == ["RankOneLabels", "RankOneLabels", "GengLabels", "RLU"]
+    unbiased = observe(MLP(bias=False).build(SHAPE, CLASSES, 0), batch)
+    assert AutoLabels().chosen(unbiased, generator(0)) == GengLabels(form="weights")

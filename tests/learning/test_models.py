@@ -15,7 +15,7 @@ LIGHT: dict[str, Architecture] = {name: cls() for name, cls in MODELS.items()} |
     "vgg16": VGG16(hidden=64),
     "convnet": ConvNet(width=8),
 }
-SMALLEST = {"convnet": 9}
+SMALLEST = {"convnet": 9, "lenet5": 16}
 SHAPES = [((1, 8, 8), 10), ((1, 28, 28), 100), ((3, 32, 32), 10), ((3, 32, 32), 100)]
 
 
@@ -180,7 +180,7 @@ def test_vggs_dropout_is_the_one_it_was_told():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_batch_norm_is_told(name):
-    assert has_batch_norm(built(name, (1, 8, 8), 10, 0)) == (name not in ("mlp", "lenet"))
+    assert has_batch_norm(built(name, (1, 8, 8), 10, 0)) == (name not in ("mlp", "lenet", "lenet5"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,56 @@
+"""The label restoration that fits, chosen by a rule from what the server knows, and never by the truth."""
+
+import torch
+
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.labels.geng import GengLabels
+from attacks.labels.idlg import IDLGLabels
+from attacks.labels.last_layer import answers, dummy_pictures, last_layer
+from attacks.labels.rank_one import RankOneLabels
+from attacks.labels.rlu import RLU
+from attacks.labels.soft_labels import SoftLabels
+from learning.catalogue import Count, Fraction, Positive, settings
+
+
+@settings
+class AutoLabels(Attack):
+    """Asks one of the other restorations:
+
+    1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
+    2. without a bias gradient, `geng` in its form for weights;
+    3. if the model still answers every picture alike, `rank-one`;
+    4. if public pictures are granted, `rlu`; else `geng`.
+
+    Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
+    the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
+    `spread`). Training drives the two apart; the true labels are nowhere in it.
+
+    Guarantees and refusals are those of the restoration asked.
+    """
+
+    alike: Fraction = 0.15
+    dummies: Count = 64
+    spread: Positive = 0.25
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        if observation.examples == 1 and observation.steps == 1:
+            try:
+                found = SoftLabels().reconstruct(observation, rng)
+            except NotApplicable:
+                return IDLGLabels().reconstruct(observation, rng)
+            return found if found.identifiable else IDLGLabels().reconstruct(observation, rng)
+        return self.chosen(observation, rng).reconstruct(observation, rng)
+
+    def chosen(self, observation: Observation, rng: torch.Generator) -> Attack:
+        """The restoration to ask about several examples or steps."""
+        layer, public = last_layer(observation), observation.granted.public
+        if layer.bias is None or layer.bias_gradient is None:
+            return GengLabels(form="weights")
+        pictures = dummy_pictures(observation, self.dummies, self.spread, rng) if public is None else public
+        reference = answers(observation, pictures, rng)[1].mean(0)
+        gradient = layer.bias_gradient.nan_to_num(0.0)
+        embedding = layer.weight_gradient.nan_to_num(0.0).T @ gradient / (gradient @ gradient).clamp_min(1e-300)
+        answer = torch.softmax(layer.weight @ embedding + layer.bias, 0)
+        if (answer - reference).abs().sum() / 2 <= self.alike:
+            return RankOneLabels()
+        return GengLabels() if public is None else RLU()

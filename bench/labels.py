@@ -1,0 +1,98 @@
+"""What the benches of label restoration share: updates of last layers, and the field's scores.
+
+Only the last layer's gradient is computed where only that is read: the same numbers, far sooner.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attacks import Granted, NotApplicable, Observation
+from attacks.attack import Attack, Reconstruction
+from attacks.labels.last_layer import answers, last_layer
+from learning.data import Examples
+from learning.tensors import Batch, Update, generator, parameters_of
+from learning.training import Training, local_update, set_mode
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Scores of restored counts, each in [0, 1]: presence bits, counts, recalled examples, and whether all counts are right."""
+
+    presence: float
+    classes: float
+    recall: float
+    exact: float
+
+
+def observed(
+    model: nn.Module,
+    batch: Batch,
+    classes: int,
+    training: Training | None = None,
+    granted: Granted | None = None,
+    seed: int = 0,
+) -> Observation:
+    """What the server sees of a client that holds the batch and has no defense."""
+    training = training or Training()
+    channels, height, width = batch.images.shape[1:]
+    empty = Update({name: torch.zeros_like(p) for name, p in parameters_of(model).items()})
+    model = set_mode(model, training)
+    observation = Observation(
+        round=0, client=0, model=model, update=empty, training=training, examples=len(batch),
+        image_shape=(channels, height, width), classes=classes, granted=granted or Granted(),
+    )  # fmt: skip
+    if training.shared == "gradient":
+        update = _last_layers_gradient(observation, batch, seed)
+    else:
+        update = local_update(copy.deepcopy(model), batch, training, generator("client", seed))
+    return Observation(**{**vars(observation), "update": update})
+
+
+def _last_layers_gradient(observation: Observation, batch: Batch, seed: int) -> Update:
+    """The gradient of the mean cross-entropy for the last layer alone, in float32 as a client computes it."""
+    layer = last_layer(observation)
+    features, probabilities = answers(observation, batch.images, generator("client", seed))
+    errors = (probabilities - functional.one_hot(batch.labels, observation.classes)).float() / len(batch)
+    gradient = {f"{layer.name}.weight": errors.T @ features.float()}
+    if layer.bias is not None:
+        gradient[f"{layer.name}.bias"] = errors.sum(0)
+    return Update(gradient)
+
+
+def drawn(examples: Examples, size: int, *seed: int | str) -> Batch:
+    """Examples drawn at random: without replacement, or with it where there are too few."""
+    rng = generator("bench", *seed)
+    if size > len(examples):
+        return examples.batch(torch.randint(len(examples), (size,), generator=rng))
+    return examples.batch(torch.randperm(len(examples), generator=rng)[:size])
+
+
+def scored(found: Reconstruction | None, truth: Tensor, classes: int) -> Counted:
+    """Scores of a reconstruction; of none at all (the method refused) they are those of an empty batch."""
+    rows = None if found is None else found.labels
+    restored = torch.zeros(classes) if rows is None else torch.bincount(rows.argmax(1), minlength=classes)
+    true = torch.bincount(truth, minlength=classes)
+    return Counted(
+        float(((restored > 0) == (true > 0)).double().mean()),
+        float((restored == true).double().mean()),
+        float(torch.minimum(restored, true).sum() / len(truth)),
+        float(torch.equal(restored.long(), true)),
+    )
+
+
+def attempted(attack: Attack, observation: Observation, *seed: int | str) -> Reconstruction | None:
+    """What the attack restores, or None where it refuses."""
+    try:
+        return attack.reconstruct(observation, generator("attack", *seed))
+    except NotApplicable:
+        return None
+
+
+def mean_of(scores: list[Counted]) -> str:
+    """Means as `LeAcc LnAcc IRec exact`."""
+    fields = ("presence", "classes", "recall", "exact")
+    return " ".join(f"{sum(getattr(s, name) for s in scores) / len(scores):.3f}" for name in fields)
