@@ -4,6 +4,7 @@ Only the last layer's gradient is computed where only that is read: the same num
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +14,10 @@ from torch.nn import functional
 from attacks import Granted, NotApplicable, Observation
 from attacks.attack import Attack, Reconstruction
 from attacks.labels.last_layer import answers, last_layer
-from learning.data import Examples
+from learning.data import Examples, Pictures
+from learning.models import Architecture
 from learning.tensors import Batch, Update, generator, parameters_of
-from learning.training import Training, local_update, set_mode
+from learning.training import Training, accuracy, local_update, set_mode
 
 
 @dataclass(frozen=True)
@@ -96,3 +98,30 @@ def mean_of(scores: list[Counted]) -> str:
     """Means as `LeAcc LnAcc IRec exact`."""
     fields = ("presence", "classes", "recall", "exact")
     return " ".join(f"{sum(getattr(s, name) for s in scores) / len(scores):.3f}" for name in fields)
+
+
+def trained_states(
+    architecture: Architecture, pictures: Pictures, iterations: tuple[int, ...], seed: int, learning_rate: float
+) -> Iterator[tuple[int, float, float, nn.Module]]:
+    """One model along its training: the iteration, accuracy on 1,000 training and 1,000 test pictures, and the model.
+
+    SGD with momentum .9 on batches of 64, each drawn from all training pictures. The model goes on after each is used.
+    """
+    model = architecture.build(pictures.image_shape, pictures.classes, seed)
+    optimizer = torch.optim.SGD(model.parameters(), learning_rate, momentum=0.9)
+    known, held = drawn(pictures.train, 1000, "train accuracy"), drawn(pictures.test, 1000, "test accuracy")
+    for iteration in range(max(iterations) + 1):
+        if iteration in iterations:
+            found = [accuracy(model, batch.images, batch.labels, Training())[0] for batch in (known, held)]
+            yield iteration, found[0], found[1], model.eval()
+        batch = drawn(pictures.train, 64, "training", seed, iteration)
+        optimizer.zero_grad()
+        functional.cross_entropy(model.train()(batch.images), batch.labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def public_of(pictures: Pictures, count: int, *seed: int | str) -> Granted:
+    """Pictures of the test set, for the attacker."""
+    batch = drawn(pictures.test, count, "public", *seed)
+    return Granted(public=batch.images, public_labels=batch.labels)

@@ -198,7 +198,7 @@ def _given(means: Tensor, wanted: Tensor, prior: Tensor, spread: Tensor, noise: 
 
 def _quantile(errors: Tensor, labels: Tensor, counts: Tensor, total: int, rng: torch.Generator) -> float:
     """Within how many deviations 95 % of the least-squares counts lie, tried on halves of the public pictures."""
-    truth = whole_counts(counts, total)
+    truth, zero = whole_counts(counts, total), torch.zeros(BATCHES, len(counts), dtype=torch.float64)
     missed = []
     for _ in range(SPLITS):
         order = torch.randperm(len(labels), generator=rng)
@@ -210,23 +210,18 @@ def _quantile(errors: Tensor, labels: Tensor, counts: Tensor, total: int, rng: t
         pools = [left[labels[left] == index] for index in range(len(truth))]
         if any(count and not len(pool) for count, pool in zip(truth.tolist(), pools, strict=True)):
             return QUANTILE
-        sums = torch.stack([_drawn_sum(errors, pools, truth, rng) for _ in range(BATCHES)])
+        sums = sum((_drawn_sums(errors, pool, count, rng) for pool, count in zip(pools, truth.tolist(), strict=True)), zero)
         missed.append((_with_total(sums, total) @ inverse.T - truth).abs() / deviations)
     return max(float(torch.quantile(torch.cat(missed).flatten(), 0.95)), 0.5)
 
 
-def _drawn_sum(errors: Tensor, pools: list[Tensor], counts: Tensor, rng: torch.Generator) -> Tensor:
-    """Summed errors of a batch with those counts; a picture is used twice only where there are too few."""
-    used = []
-    for pool, count in zip(pools, counts.tolist(), strict=True):
-        if count:
-            once = count <= len(pool)
-            used.append(
-                pool[torch.randperm(len(pool), generator=rng)[:count]]
-                if once
-                else pool[torch.randint(len(pool), (count,), generator=rng)]
-            )
-    return errors[torch.cat(used)].sum(0)
+def _drawn_sums(errors: Tensor, pool: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """Summed errors of so many pictures of the pool, for every batch; a picture is used twice only where there are too few."""
+    if count <= len(pool):
+        drawn = torch.rand(BATCHES, len(pool), generator=rng).argsort(1)[:, :count]
+    else:
+        drawn = torch.randint(len(pool), (BATCHES, count), generator=rng)
+    return errors[pool[drawn]].sum(1)
 
 
 def _resampled_sizes(features: Tensor, errors: Tensor, labels: Tensor, counts: Tensor, rng: torch.Generator) -> Tensor:

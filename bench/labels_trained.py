@@ -1,0 +1,69 @@
+"""Instance recall on trained models, after one gradient and after 1, 5 and 10 local epochs; the null guess beside.
+
+    CURIOUS_DATA=.data python -m bench.labels_trained            about ten minutes on one core
+
+MLP and LeNet-5 on MNIST and LeNet-5 on CIFAR-10 along their training; batches of 24 training pictures, local batches of 8 at
+learning rate .01, 500 public pictures of the test set. Printed for every method: mean instance recall. `null` draws classes
+at random; `even` gives every class the same share, which no guess that looks at nothing can beat on such batches.
+"""
+
+import argparse
+
+import torch
+
+from attacks.attack import Attack
+from attacks.controls import Null
+from attacks.labels import ILRG, RLU, AutoLabels, GengLabels, RankOneLabels
+from attacks.labels.counts import whole_counts
+from bench.labels import attempted, drawn, observed, public_of, scored, trained_states
+from learning.data import CIFAR10, MNIST, pictures_of
+from learning.models import MLP, LeNet5
+from learning.training import Training
+
+METHODS: dict[str, Attack] = {
+    "ilrg": ILRG(), "ilrg-non-negative": ILRG(solver="non-negative"), "rank-one": RankOneLabels(), "geng": GengLabels(),
+    "rlu": RLU(), "auto": AutoLabels(), "null": Null(),
+}  # fmt: skip
+SIZE = 24
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, default=20)
+    parser.add_argument("--epochs", type=int, nargs="*", default=[0, 1, 5, 10], help="0: a shared gradient")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--only", default="", help="models and data whose name holds this")
+    settings = parser.parse_args()
+    torch.set_num_threads(1)
+    cases = {
+        "MLP MNIST": (MLP(width=300, depth=2), MNIST(), 0.05, (0, 100, 400, 3000)),
+        "LeNet-5 MNIST": (LeNet5(), MNIST(), 0.05, (0, 100, 400)),
+        "LeNet-5 CIFAR-10": (LeNet5(), CIFAR10(), 0.02, (0, 100, 500, 2000, 5000)),
+    }
+    for name, (architecture, data, rate, iterations) in cases.items():
+        if settings.only not in name:
+            continue
+        pictures = pictures_of(data)
+        for seed in range(settings.seeds):
+            for iteration, known, held, model in trained_states(architecture, pictures, iterations, seed, rate):
+                for epochs in settings.epochs:
+                    delta = Training(shared="delta", batch_size=8, epochs=max(epochs, 1), learning_rate=0.01)
+                    training = delta if epochs else Training()
+                    recall = dict.fromkeys((*METHODS, "even"), 0.0)
+                    for index in range(settings.batches):
+                        batch = drawn(pictures.train, SIZE, "trained", seed, index)
+                        granted = public_of(pictures, 500, "trained", seed, index)
+                        observation = observed(model, batch, pictures.classes, training, granted, index)
+                        for method, attack in METHODS.items():
+                            found = attempted(attack, observation, method, index)
+                            recall[method] += scored(found, batch.labels, pictures.classes).recall
+                        even = whole_counts(torch.full((pictures.classes,), SIZE / pictures.classes), SIZE)
+                        truth = torch.bincount(batch.labels, minlength=pictures.classes)
+                        recall["even"] += float(torch.minimum(even, truth).sum()) / SIZE
+                    line = " ".join(f"{method} {value / settings.batches:.3f}" for method, value in recall.items())
+                    shared = f"{epochs} epochs" if epochs else "gradient"
+                    print(f"{name} seed {seed} it {iteration} accuracy {known:.3f}/{held:.3f} {shared}: {line}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
