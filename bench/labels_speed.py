@@ -61,7 +61,7 @@ def soft_label(kind: str, classes: int, rng: torch.Generator) -> torch.Tensor:
 
 
 def without_bias(model: nn.Module) -> nn.Module:
-    [module for module in model.modules() if isinstance(module, nn.Linear)][-1].bias = None
+    [module for module in model.modules() if isinstance(module, nn.Linear)][-1].register_parameter("bias", None)
     return model.eval()
 
 
