@@ -122,7 +122,7 @@ def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> No
     federation = cell.study.federation
     model = initial_model(cell)
     done = max((row.round for row in ledger.rounds(cell.index)), default=-1)
-    log = _Log(ledger, cell)
+    log = RoundLog(ledger, cell)
     log.tidy(range(1, done + 1))
     if done >= cell.study.rounds:
         return
@@ -147,7 +147,7 @@ def inner_strategy(cell: Cell) -> Strategy:
     return STRATEGIES[cell.study.federation.strategy](fraction_train=1.0, fraction_evaluate=0.0, **everyone)
 
 
-class _Log:
+class RoundLog:
     """Writes what the curious strategy sees, and what each round made of the global model, into the ledger."""
 
     def __init__(self, ledger: Ledger, cell: Cell):
@@ -166,8 +166,7 @@ class _Log:
 
     def finish_round(self, round: int, arrays: ArrayRecord, model: nn.Module) -> None:
         """Measures accuracy, keeps the model that the next round sends, and lets go of one that nothing needs."""
-        cell, study, tensors = self._cell.index, self._cell.study, tensors_of(arrays)
-        self._ledger.record_model(cell, round + 1, tensors)
+        cell, study, tensors = self._cell.index, self._cell.study, self.keep_model(round, arrays)
         measured = (None, None)
         if round % study.federation.evaluate_every == 0 or round == study.rounds:
             load_state(model, tensors)
@@ -177,6 +176,12 @@ class _Log:
             measured = accuracy(model, batch.images, batch.labels, study.training)
         self._ledger.finish_round(Round(cell, round, *measured))
         self.tidy([round])
+
+    def keep_model(self, round: int, arrays: ArrayRecord) -> Tensors:
+        """Keeps the global model after a round, which the next round sends."""
+        tensors = tensors_of(arrays)
+        self._ledger.record_model(self._cell.index, round + 1, tensors)
+        return tensors
 
     def tidy(self, rounds: Iterable[int]) -> None:
         """Lets go of the models that were sent in those rounds, where no update was to be recorded."""

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from learning.messages import ARRAYS, EXAMPLES, record_of, tensors_of
+from learning.messages import ARRAYS, EXAMPLES, held_record, tensors_of
 from learning.tensors import Tensors, Update
 from learning.training import Training
 
@@ -121,7 +121,7 @@ class UpdateStrategy(Strategy):
         moved = {name: self._sent[name] + step * tensor for name, tensor in update.parameters.items()}
         weights = self._sent | moved | update.buffers
         converted = copy.copy(reply)  # shallow: the reply itself keeps what the client shared
-        converted.content = RecordDict({ARRAYS: record_of(weights), **reply.content.metric_records})
+        converted.content = RecordDict({ARRAYS: held_record(weights), **reply.content.metric_records})
         return converted
 
     def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -158,7 +158,10 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     examples = next(iter(metrics.values())).get(EXAMPLES)
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
         raise BadReply(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
-    update = Update.of(tensors_of(next(iter(arrays.values()))))
+    try:
+        update = Update.of(tensors_of(next(iter(arrays.values()))))
+    except ValueError as fault:
+        raise BadReply(str(fault)) from None
     if not update.parameters:
         raise BadReply("the reply holds no parameter")
     for name, tensor in [*update.parameters.items(), *update.buffers.items()]:
