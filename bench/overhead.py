@@ -14,9 +14,9 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -25,11 +25,10 @@ from flwr.simulation import run_simulation
 
 import clients.app
 from attacks.workers import start_ray, stop_ray
-from learning.data import pictures_of
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
 from learning.tensors import buffers_of, generator, load_state, parameters_of
 from learning.training import accuracy
-from server.app import RoundLog, ask_clients, inner_strategy
+from server.app import RoundLog, ask_clients, examples_for_testing, inner_strategy
 from server.strategy import CuriousStrategy, UpdateStrategy
 from studies.config import make_plan, plan_from_json
 from studies.ledger import Ledger
@@ -84,15 +83,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder, Ledger.create(Path(folder), plan, "", {}) as ledger:
             numbers = ask_clients(grid, 20)
             cell = plan.cells[0]
-            log, model = RoundLog(ledger, cell), initial_model(cell)
+            model = initial_model(cell)
 
-            def evaluate(round: int, arrays: ArrayRecord) -> None:
-                test = pictures_of(cell.study.data).test  # both measure accuracy, as every federation does
-                batch = test.batch(torch.arange(cell.study.federation.test_examples))
+            def evaluate(round: int, arrays: ArrayRecord) -> None:  # both measure accuracy, as every federation does
+                batch = examples_for_testing(cell.study.data, cell.study.federation.test_examples)
                 load_state(model, tensors_of(arrays))
                 accuracy(model, batch.images, batch.labels, cell.study.training)
 
-            def block(strategy: Strategy, weights: bool, recorded: bool) -> float:
+            def block(strategy: Strategy, weights: bool, evaluate: Callable[[int, ArrayRecord], None]) -> float:
                 arrays = record_of(parameters_of(model) | buffers_of(model))
                 begin = time.perf_counter()
                 strategy.start(
@@ -100,18 +98,22 @@ def main() -> None:
                     arrays,
                     num_rounds=settings.rounds,
                     train_config=ConfigRecord({"study": plan.canonical(), "cell": 0, "weights": weights}),
-                    evaluate_fn=(lambda round, arrays: log.finish_round(round, arrays, model)) if recorded else evaluate,
+                    evaluate_fn=evaluate,
                 )
                 return (time.perf_counter() - begin) / settings.rounds
 
             def plain() -> float:
-                return block(FedAvg(fraction_evaluate=0.0), weights=True, recorded=False)
+                return block(FedAvg(fraction_evaluate=0.0), weights=True, evaluate=evaluate)
 
             def wrapped() -> float:
-                updates = UpdateStrategy(inner_strategy(cell), cell.study.training, numbers, cell.chosen)
-                return block(CuriousStrategy(updates, log, numbers), weights=False, recorded=True)
+                begin = time.perf_counter()
+                with RoundLog(ledger, cell) as log:
+                    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, numbers, cell.chosen)
+                    block(CuriousStrategy(updates, log, numbers), weights=False, evaluate=log.on_global_model)
+                return (time.perf_counter() - begin) / settings.rounds  # until the last write is done
 
-            plain(), wrapped()  # imports, caches and Flower's actors
+            plain()  # imports, caches and Flower's actors
+            wrapped()
             for turn in range(settings.blocks):
                 for kind in ("plain", "wrapped") if turn % 2 else ("wrapped", "plain"):
                     seconds[kind].append({"plain": plain, "wrapped": wrapped}[kind]())

@@ -32,8 +32,8 @@ def held_record(tensors: Tensors) -> ArrayRecord:
 
 class _Held(Array):
     def __init__(self, numbers: np.ndarray):
-        self.dtype, self.shape, self.stype = str(numbers.dtype), numbers.shape, "numpy.ndarray"
-        self._numbers = numbers
+        # not by assignment: Flower's arrays look at all of themselves whenever an attribute is set
+        self.__dict__ |= {"dtype": str(numbers.dtype), "shape": numbers.shape, "stype": "numpy.ndarray", "_numbers": numbers}
 
     @property
     def data(self) -> bytes:  # pyright: ignore[reportIncompatibleVariableOverride]
