@@ -27,7 +27,10 @@ def record_of(tensors: Tensors) -> ArrayRecord:
 
 def held_record(tensors: Tensors) -> ArrayRecord:
     """The same, for a strategy in this process: arrays become bytes only if somebody asks for them."""
-    return ArrayRecord({name: _Held(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()})
+    record = ArrayRecord()
+    for name, tensor in tensors.items():
+        record[name] = _Held(tensor.detach().cpu().numpy())  # one by one: the constructor makes plain arrays of them
+    return record
 
 
 class _Held(Array):
