@@ -26,7 +26,10 @@ def record_of(tensors: Tensors) -> ArrayRecord:
 
 
 def held_record(tensors: Tensors) -> ArrayRecord:
-    """The same, for a strategy in this process: arrays become bytes only if somebody asks for them."""
+    """The same, for a strategy in this process: arrays become bytes only if somebody asks for them.
+
+    Not to be sent: `ArrayRecord(dict(record.items()))` makes one of it that can be.
+    """
     record = ArrayRecord()
     for name, tensor in tensors.items():
         record[name] = _Held(tensor.detach().cpu().numpy())  # one by one: the constructor makes plain arrays of them
@@ -34,6 +37,8 @@ def held_record(tensors: Tensors) -> ArrayRecord:
 
 
 class _Held(Array):
+    _numbers: np.ndarray
+
     def __init__(self, numbers: np.ndarray):
         # not by assignment: Flower's arrays look at all of themselves whenever an attribute is set
         self.__dict__ |= {"dtype": str(numbers.dtype), "shape": numbers.shape, "stype": "numpy.ndarray", "_numbers": numbers}

@@ -114,7 +114,10 @@ class UpdateStrategy(Strategy):
             except BadReply:
                 continue
             usable.append(self._as_weights(reply, update))
-        return self.inner.aggregate_train(server_round, usable) if usable else (None, None)
+        if not usable:
+            return None, None
+        arrays, metrics = self.inner.aggregate_train(server_round, usable)
+        return None if arrays is None else ArrayRecord(dict(arrays.items())), metrics
 
     def _as_weights(self, reply: Message, update: Update) -> Message:
         step = -self.training.learning_rate if self.training.shared == "gradient" else 1.0
