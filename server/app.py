@@ -21,7 +21,7 @@ from learning.data import Data, pictures_of
 from learning.messages import CONFIG, record_of, tensors_of
 from learning.tensors import Batch, Tensors, Update, buffers_of, generator, load_state, parameters_of
 from learning.training import accuracy
-from server.strategy import CuriousStrategy, UpdateStrategy
+from server.strategy import Around, CuriousStrategy, UpdateStrategy
 from studies.attacking import Interrogation
 from studies.config import Cell, Resources, read_plan
 from studies.ledger import Failure, Ledger, Round, Victim
@@ -231,11 +231,12 @@ def examples_for_testing(data: Data, number: int) -> Batch:
     return test.batch(order[: number or None])
 
 
-class _GoingOn(Strategy):
+class _GoingOn(Around):
     """Skips the rounds that the ledger holds already, and takes up the global model after the last of them."""
 
     def __init__(self, inner: Strategy, ledger: Ledger, cell: int, done: int):
-        self.inner, self.ledger, self.cell, self.done = inner, ledger, cell, done
+        super().__init__(inner)
+        self.ledger, self.cell, self.done = ledger, cell, done
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return [] if server_round <= self.done else self.inner.configure_train(server_round, arrays, config, grid)
@@ -246,12 +247,3 @@ class _GoingOn(Strategy):
         if server_round == self.done:
             return record_of(self.ledger.model(self.cell, server_round + 1)), None
         return self.inner.aggregate_train(server_round, replies)
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return None
-
-    def summary(self) -> None:
-        self.inner.summary()

@@ -39,7 +39,23 @@ class Observer(Protocol):
         ...
 
 
-class CuriousStrategy(Strategy):
+class Around(Strategy):
+    """A strategy around another one, which sees to everything but training."""
+
+    def __init__(self, inner: Strategy):
+        self.inner = inner
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+
+class CuriousStrategy(Around):
     """Goes around any Flower strategy, and tells an observer of everything that is sent and returned.
 
     The wrapped strategy gets the very messages and replies that it would get alone, and trains the same global model to the
@@ -47,7 +63,8 @@ class CuriousStrategy(Strategy):
     """
 
     def __init__(self, inner: Strategy, observer: Observer, clients: Mapping[int, int] | None = None):
-        self.inner, self.observer, self.clients = inner, observer, clients or {}
+        super().__init__(inner)
+        self.observer, self.clients = observer, clients or {}
         self._sent: Tensors = {}
         self._asked: list[int] = []
 
@@ -73,20 +90,11 @@ class CuriousStrategy(Strategy):
                 self.observer.on_update(server_round, self._client(node), update, examples)
         return self.inner.aggregate_train(server_round, replies)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
-
     def _client(self, node: int) -> int:
         return self.clients.get(node, node)
 
 
-class UpdateStrategy(Strategy):
+class UpdateStrategy(Around):
     """Lets a strategy that averages weights work with clients that share updates.
 
     `choose` gives the numbers of the clients that train in a round. Each reply becomes the weights that
@@ -96,7 +104,8 @@ class UpdateStrategy(Strategy):
     """
 
     def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], choose: Callable[[int], list[int]]):
-        self.inner, self.training, self.clients, self.choose = inner, training, clients, choose
+        super().__init__(inner)
+        self.training, self.clients, self.choose = training, clients, choose
         self._sent: Tensors = {}
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -126,15 +135,6 @@ class UpdateStrategy(Strategy):
         converted = copy.copy(reply)  # shallow: the reply itself keeps what the client shared
         converted.content = RecordDict({ARRAYS: held_record(weights), **reply.content.metric_records})
         return converted
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
 
 
 class _Chosen:
