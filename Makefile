@@ -26,7 +26,8 @@ bench: .venv/installed  ## ratios of speed, each measured in one run beside what
 	$(BIN)/python -m bench.overhead
 
 lock: .venv/installed  ## writes requirements.lock from the environment as it is
-	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
+	  | sed -E 's/^((nvidia|cuda|triton)[^=]*==.*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
 
 clean:  ## removes the environment; runs stay
 	rm -rf .venv

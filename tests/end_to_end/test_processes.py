@@ -15,7 +15,7 @@ import pytest
 from studies.ledger import Ledger
 
 QUICK = Path(__file__).parents[2] / "studies" / "quick.toml"
-SHRUNKEN = ["seeds=[0]", "federation.rounds=2", "attacks.inverting-gradients.iterations=60"]
+SHRUNKEN = ["seeds=[0]", "federation.rounds=2", 'record.rounds="all"', "attacks.inverting-gradients.iterations=60"]
 KILLS = int(os.environ.get("CURIOUS_KILLS", "2"))  # `CURIOUS_KILLS=10 CURIOUS_WHOLE=1` for ten kills of the whole study
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
