@@ -172,7 +172,8 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
             raise BadReply(f"'{name}' is not a name of the model")
         if tensor.shape != sent[name].shape:
             raise BadReply(f"'{name}' has shape {tuple(tensor.shape)} in place of {tuple(sent[name].shape)}")
-        if not torch.isfinite(tensor).all():
+        # a sum that is finite has only finite terms, and is many times faster to check
+        if not math.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
             raise BadReply(f"'{name}' holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
     return update, int(examples)
 
