@@ -1,5 +1,6 @@
 # Everything is set up on the first call of any target: an environment in .venv/, from requirements.lock.
-PYTHON ?= $(shell command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
@@ -26,13 +27,14 @@ bench: .venv/installed  ## ratios of speed, each measured in one run beside what
 	$(BIN)/python -m bench.overhead
 
 lock: .venv/installed  ## writes requirements.lock from the environment as it is
-	$(BIN)/python -m pip freeze --exclude-editable > requirements.lock
+	$(BIN)/python -m pip freeze --all --exclude-editable | grep -v '^pip==' \
+	  | sed -E 's/^((nvidia|cuda|triton)[^=]*==.*)$$/\1 ; sys_platform == "linux"/' > requirements.lock
 
 clean:  ## removes the environment; runs stay
 	rm -rf .venv
 
 .venv/installed: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"Curious needs Python 3.11 or newer, and $(PYTHON) is {sys.version.split()[0]}: call make PYTHON=/path/to/python3.11")'
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || { echo "Curious needs Python 3.11 to 3.14, and found none: call make PYTHON=/path/to/python3.12"; exit 2; }
 	@echo "setting up .venv (PyTorch with its CUDA libraries is some 5 GB; this is done once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) install --no-deps -r requirements.lock

@@ -130,7 +130,8 @@ def _work(task: dict[str, Any]) -> None:
 def _print_results(path: Path) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         lines = list(csv.DictReader(file))
-    table = Table(title="What leaked: means over victims, with 95 % intervals")
+    wide = console.width >= 110
+    table = Table(title=f"What leaked: means over victims{', with 95 % intervals' if wide else ' (intervals: see the report)'}")
     settings = any(line["setting"] for line in lines)
     for heading in (["setting"] if settings else []) + ["defense", "accuracy", "attack"]:
         table.add_column(heading, justify="right" if heading == "accuracy" else "left")
@@ -140,9 +141,13 @@ def _print_results(path: Path) -> None:
     for line in lines:
         here = (line["setting"], line["defense"])
         first = here != before
-        head = ([line["setting"]] if settings else []) + [line["defense"], _mean(line, "accuracy", 100, " %", 0)]
+        head = ([line["setting"]] if settings else []) + [line["defense"], _mean(line, "accuracy", 100, " %", 0, wide)]
         told = line["ok"] if line["ok"] == line["victims"] else f"{line['ok']} of {line['victims']}"
-        shown = [_mean(line, "label_accuracy", 100, " %", 0), _mean(line, "psnr", 1, "", 1), _mean(line, "ssim", 1, "", 2)]
+        shown = [
+            _mean(line, "label_accuracy", 100, " %", 0, wide),
+            _mean(line, "psnr", 1, "", 1, wide),
+            _mean(line, "ssim", 1, "", 2, wide),
+        ]
         if first and before is not None:
             table.add_section()
         table.add_row(*(head if first else [""] * len(head)), line["attack"], told, *shown)
@@ -150,11 +155,11 @@ def _print_results(path: Path) -> None:
     console.print(table)
 
 
-def _mean(line: dict[str, str], metric: str, scale: float, unit: str, digits: int) -> str:
+def _mean(line: dict[str, str], metric: str, scale: float, unit: str, digits: int, wide: bool) -> str:
     if not line[metric]:
         return "–"
     mean = f"{float(line[metric]) * scale:.{digits}f}{unit}"
-    if not line[f"{metric} low"]:
+    if not wide or not line[f"{metric} low"]:
         return mean
     low, high = (f"{float(line[f'{metric} {bound}']) * scale:.{digits}f}" for bound in ("low", "high"))
-    return f"{mean} [{low}, {high}]".replace("[", "(").replace("]", ")")
+    return f"{mean} ({low}, {high})"

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from learning.catalogue import Count, settings
+from learning.tensors import seeded
 
 ImageShape: TypeAlias = tuple[int, int, int]
 Activation = Literal["relu", "sigmoid", "tanh", "leaky-relu", "silu"]
@@ -52,8 +53,7 @@ class Architecture(ABC):
 
     def build(self, image_shape: ImageShape, classes: int, seed: int) -> nn.Module:
         """A new, untrained classifier. The same seed gives the same weights; the caller's random state is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+        with seeded(seed):
             network = nn.Sequential()
             network.add_module("normalize", Normalize())
             try:

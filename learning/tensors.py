@@ -1,8 +1,10 @@
 """Tensors by name, on disk and in hand, and the one way in which this project draws random numbers."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -145,3 +147,21 @@ def derived_seed(*parts: int | str) -> int:
 def generator(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by all parts; draws are made on the CPU, so that they are the same on every device."""
     return torch.Generator().manual_seed(derived_seed(*parts))
+
+
+_global_random = threading.RLock()
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """PyTorch's global random state, seeded for a while and then put back: layers' initial weights and dropout draw from it.
+
+    One thread at a time: a server that trains and builds models for its attacks at once would mix their draws otherwise.
+    """
+    gpus = [device] if device is not None and device.type == "cuda" else []
+    with _global_random, torch.random.fork_rng(devices=gpus):
+        torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield

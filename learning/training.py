@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learning.catalogue import Count, Index, Positive, settings
-from learning.tensors import Batch, Tensors, Update, buffers_of, parameters_of
+from learning.tensors import Batch, Tensors, Update, buffers_of, parameters_of, seeded
 
 
 @settings
@@ -73,9 +73,7 @@ def local_update(model: nn.Module, batch: Batch, training: Training, rng: torch.
     weights would lose the digits on which the exact attacks live.
     """
     set_mode(model, training)
-    gpus = [batch.images.device] if batch.images.is_cuda else []
-    with torch.random.fork_rng(devices=gpus):  # dropout draws from PyTorch's global generators
-        torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+    with seeded(int(torch.randint(2**62, (1,), generator=rng)), batch.images.device):  # dropout draws from it
         shared = gradient(model, batch) if training.shared == "gradient" else _delta(model, batch, training, rng)
     return Update(shared, {n: b.clone() for n, b in buffers_of(model).items()} if training.buffers == "sent" else {})
 

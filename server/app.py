@@ -3,23 +3,25 @@
 import os
 import threading
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from typing import Self
 
 import flwr.serverapp.strategy as flower
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MessageType, MetricRecord, RecordDict
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
-from torch import nn
 
 from attacks.workers import InlinePool, Pool, RayPool, start_ray
-from learning.data import pictures_of
+from learning.data import Data, pictures_of
 from learning.messages import CONFIG, record_of, tensors_of
-from learning.tensors import Tensors, Update, buffers_of, generator, load_state, parameters_of
+from learning.tensors import Batch, Tensors, Update, buffers_of, generator, load_state, parameters_of
 from learning.training import accuracy
-from server.strategy import CuriousStrategy, UpdateStrategy
+from server.strategy import Around, CuriousStrategy, UpdateStrategy
 from studies.attacking import Interrogation
 from studies.config import Cell, Resources, read_plan
 from studies.ledger import Failure, Ledger, Round, Victim
@@ -120,25 +122,25 @@ def ask_clients(grid: Grid, expected: int, timeout: float = 120.0) -> dict[int, 
 def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> None:
     """Trains one federation from where the ledger ends to its last round."""
     federation = cell.study.federation
-    model = initial_model(cell)
     done = max((row.round for row in ledger.rounds(cell.index)), default=-1)
-    log = _Log(ledger, cell)
-    log.tidy(range(1, done + 1))
-    if done >= cell.study.rounds:
-        return
-    if federation.strategy in STATEFUL:
-        done = -1  # its state is not kept: its rounds are repeated, and come out the same
-    mine = {node: client for node, client in clients.items() if client < federation.clients}
-    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
-    strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
-    strategy.start(
-        grid,
-        record_of(parameters_of(model) | buffers_of(model)),
-        num_rounds=cell.study.rounds,
-        timeout=federation.timeout,
-        train_config=ConfigRecord({"study": ledger.plan.canonical(), "cell": cell.index}),
-        evaluate_fn=lambda round, arrays: log.finish_round(round, arrays, model) if round > done else None,
-    )
+    with RoundLog(ledger, cell) as log:
+        log.tidy(range(1, done + 1))
+        if done >= cell.study.rounds:
+            return
+        if federation.strategy in STATEFUL:
+            done = -1  # its state is not kept: its rounds are repeated, and come out the same
+        mine = {node: client for node, client in clients.items() if client < federation.clients}
+        updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
+        strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
+        model = initial_model(cell)
+        strategy.start(
+            grid,
+            record_of(parameters_of(model) | buffers_of(model)),
+            num_rounds=cell.study.rounds,
+            timeout=federation.timeout,
+            train_config=ConfigRecord({"study": ledger.plan.canonical(), "cell": cell.index}),
+            evaluate_fn=lambda round, arrays: log.on_global_model(round, arrays) if round > done else None,
+        )
 
 
 def inner_strategy(cell: Cell) -> Strategy:
@@ -147,50 +149,94 @@ def inner_strategy(cell: Cell) -> Strategy:
     return STRATEGIES[cell.study.federation.strategy](fraction_train=1.0, fraction_evaluate=0.0, **everyone)
 
 
-class _Log:
-    """Writes what the curious strategy sees, and what each round made of the global model, into the ledger."""
+class RoundLog:
+    """Writes what the curious strategy sees, and what each round made of the global model, into the ledger.
+
+    One thread of its own does the work, in order, while the clients of the next round compute: a round does not wait for
+    the disk, nor for its accuracy. The writes of a round are over before the round after the next begins, so that memory
+    holds two rounds at most. A context: at its end everything is written.
+    """
 
     def __init__(self, ledger: Ledger, cell: Cell):
-        self._ledger, self._cell = ledger, cell
+        self._ledger, self._cell, self._study = ledger, cell.index, cell.study
+        self._model = initial_model(cell)
+        self._writer, self._broken = ThreadPoolExecutor(1), False
+        self._writes: deque[tuple[int, Future[None]]] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._settle(before=self._study.rounds + 1)
+        finally:
+            self._writer.shutdown()
 
     def on_sent(self, round: int, sent: Tensors) -> None:
         """The model was written when the round before it ended; what an earlier try of this round said is void."""
-        self._ledger.forget_failures(self._cell.index, round)
+        self._settle(before=round - 1)
+        self._later(round, self._ledger.forget_failures, self._cell, round)
 
     def on_update(self, round: int, client: int, update: Update, examples: int) -> None:
-        if self._cell.study.recorded(round, client):
-            self._ledger.record_update(Victim(self._cell.index, round, client), update, examples)
+        if self._study.recorded(round, client):
+            self._later(round, self._ledger.record_update, Victim(self._cell, round, client), update, examples)
 
     def on_failure(self, round: int, client: int, reason: str) -> None:
-        self._ledger.record_failure(Failure(Victim(self._cell.index, round, client), reason))
+        self._later(round, self._ledger.record_failure, Failure(Victim(self._cell, round, client), reason))
 
-    def finish_round(self, round: int, arrays: ArrayRecord, model: nn.Module) -> None:
-        """Measures accuracy, keeps the model that the next round sends, and lets go of one that nothing needs."""
-        cell, study, tensors = self._cell.index, self._cell.study, tensors_of(arrays)
-        self._ledger.record_model(cell, round + 1, tensors)
-        measured = (None, None)
-        if round % study.federation.evaluate_every == 0 or round == study.rounds:
-            load_state(model, tensors)
-            test = pictures_of(study.data).test
-            order = torch.randperm(len(test), generator=generator("test examples"))  # sets in folders are sorted by class
-            batch = test.batch(order[: study.federation.test_examples or None])
-            measured = accuracy(model, batch.images, batch.labels, study.training)
-        self._ledger.finish_round(Round(cell, round, *measured))
-        self.tidy([round])
+    def on_global_model(self, round: int, arrays: ArrayRecord) -> None:
+        """The round is over and made this of the global model."""
+        self._later(round, self._finish_round, round, arrays)
 
     def tidy(self, rounds: Iterable[int]) -> None:
         """Lets go of the models that were sent in those rounds, where no update was to be recorded."""
-        study = self._cell.study
         for round in rounds:
-            if not any(study.recorded(round, client) for client in range(study.federation.clients)):
-                self._ledger.forget_model(self._cell.index, round)
+            if not any(self._study.recorded(round, client) for client in range(self._study.federation.clients)):
+                self._ledger.forget_model(self._cell, round)
+
+    def _finish_round(self, round: int, arrays: ArrayRecord) -> None:
+        tensors = tensors_of(arrays)
+        self._ledger.record_model(self._cell, round + 1, tensors)
+        measured = (None, None)
+        if round % self._study.federation.evaluate_every == 0 or round == self._study.rounds:
+            load_state(self._model, tensors)
+            batch = examples_for_testing(self._study.data, self._study.federation.test_examples)
+            torch.set_num_threads(1)  # the other processors belong to the clients
+            measured = accuracy(self._model, batch.images, batch.labels, self._study.training)
+        self._ledger.finish_round(Round(self._cell, round, *measured))
+        self.tidy([round])
+
+    def _later(self, round: int, write: Callable[..., None], *what: object) -> None:
+        def in_order() -> None:
+            if self._broken:  # a round may not be called finished when one of its updates could not be written
+                return
+            try:
+                write(*what)
+            except BaseException:
+                self._broken = True
+                raise
+
+        self._writes.append((round, self._writer.submit(in_order)))
+
+    def _settle(self, before: int) -> None:
+        while self._writes and self._writes[0][0] < before:
+            self._writes.popleft()[1].result()
 
 
-class _GoingOn(Strategy):
+@lru_cache(maxsize=4)
+def examples_for_testing(data: Data, number: int) -> Batch:
+    """The test examples that measure the global accuracy (0: all): drawn at random, for sets in folders are sorted by class."""
+    test = pictures_of(data).test
+    order = torch.randperm(len(test), generator=generator("test examples"))
+    return test.batch(order[: number or None])
+
+
+class _GoingOn(Around):
     """Skips the rounds that the ledger holds already, and takes up the global model after the last of them."""
 
     def __init__(self, inner: Strategy, ledger: Ledger, cell: int, done: int):
-        self.inner, self.ledger, self.cell, self.done = inner, ledger, cell, done
+        super().__init__(inner)
+        self.ledger, self.cell, self.done = ledger, cell, done
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
         return [] if server_round <= self.done else self.inner.configure_train(server_round, arrays, config, grid)
@@ -201,12 +247,3 @@ class _GoingOn(Strategy):
         if server_round == self.done:
             return record_of(self.ledger.model(self.cell, server_round + 1)), None
         return self.inner.aggregate_train(server_round, replies)
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return []
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return None
-
-    def summary(self) -> None:
-        self.inner.summary()

@@ -14,7 +14,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
-from learning.messages import ARRAYS, EXAMPLES, record_of, tensors_of
+from learning.messages import ARRAYS, EXAMPLES, held_record, tensors_of
 from learning.tensors import Tensors, Update
 from learning.training import Training
 
@@ -39,7 +39,23 @@ class Observer(Protocol):
         ...
 
 
-class CuriousStrategy(Strategy):
+class Around(Strategy):
+    """A strategy around another one, which sees to everything but training."""
+
+    def __init__(self, inner: Strategy):
+        self.inner = inner
+
+    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
+        return self.inner.configure_evaluate(server_round, arrays, config, grid)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        return self.inner.aggregate_evaluate(server_round, replies)
+
+    def summary(self) -> None:
+        self.inner.summary()
+
+
+class CuriousStrategy(Around):
     """Goes around any Flower strategy, and tells an observer of everything that is sent and returned.
 
     The wrapped strategy gets the very messages and replies that it would get alone, and trains the same global model to the
@@ -47,7 +63,8 @@ class CuriousStrategy(Strategy):
     """
 
     def __init__(self, inner: Strategy, observer: Observer, clients: Mapping[int, int] | None = None):
-        self.inner, self.observer, self.clients = inner, observer, clients or {}
+        super().__init__(inner)
+        self.observer, self.clients = observer, clients or {}
         self._sent: Tensors = {}
         self._asked: list[int] = []
 
@@ -73,20 +90,11 @@ class CuriousStrategy(Strategy):
                 self.observer.on_update(server_round, self._client(node), update, examples)
         return self.inner.aggregate_train(server_round, replies)
 
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
-
     def _client(self, node: int) -> int:
         return self.clients.get(node, node)
 
 
-class UpdateStrategy(Strategy):
+class UpdateStrategy(Around):
     """Lets a strategy that averages weights work with clients that share updates.
 
     `choose` gives the numbers of the clients that train in a round. Each reply becomes the weights that
@@ -96,7 +104,8 @@ class UpdateStrategy(Strategy):
     """
 
     def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], choose: Callable[[int], list[int]]):
-        self.inner, self.training, self.clients, self.choose = inner, training, clients, choose
+        super().__init__(inner)
+        self.training, self.clients, self.choose = training, clients, choose
         self._sent: Tensors = {}
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
@@ -114,24 +123,18 @@ class UpdateStrategy(Strategy):
             except BadReply:
                 continue
             usable.append(self._as_weights(reply, update))
-        return self.inner.aggregate_train(server_round, usable) if usable else (None, None)
+        if not usable:
+            return None, None
+        arrays, metrics = self.inner.aggregate_train(server_round, usable)
+        return None if arrays is None else ArrayRecord(dict(arrays.items())), metrics
 
     def _as_weights(self, reply: Message, update: Update) -> Message:
         step = -self.training.learning_rate if self.training.shared == "gradient" else 1.0
         moved = {name: self._sent[name] + step * tensor for name, tensor in update.parameters.items()}
         weights = self._sent | moved | update.buffers
         converted = copy.copy(reply)  # shallow: the reply itself keeps what the client shared
-        converted.content = RecordDict({ARRAYS: record_of(weights), **reply.content.metric_records})
+        converted.content = RecordDict({ARRAYS: held_record(weights), **reply.content.metric_records})
         return converted
-
-    def configure_evaluate(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> Iterable[Message]:
-        return self.inner.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        return self.inner.aggregate_evaluate(server_round, replies)
-
-    def summary(self) -> None:
-        self.inner.summary()
 
 
 class _Chosen:
@@ -158,7 +161,10 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
     examples = next(iter(metrics.values())).get(EXAMPLES)
     if not isinstance(examples, int | float) or not math.isfinite(examples) or examples < 1:
         raise BadReply(f"the reply says {EXAMPLES} = {examples}, which should be at least 1")
-    update = Update.of(tensors_of(next(iter(arrays.values()))))
+    try:
+        update = Update.of(tensors_of(next(iter(arrays.values()))))
+    except ValueError as fault:
+        raise BadReply(str(fault)) from None
     if not update.parameters:
         raise BadReply("the reply holds no parameter")
     for name, tensor in [*update.parameters.items(), *update.buffers.items()]:
@@ -166,7 +172,8 @@ def read_reply(reply: Message, sent: Tensors) -> tuple[Update, int]:
             raise BadReply(f"'{name}' is not a name of the model")
         if tensor.shape != sent[name].shape:
             raise BadReply(f"'{name}' has shape {tuple(tensor.shape)} in place of {tuple(sent[name].shape)}")
-        if not torch.isfinite(tensor).all():
+        # a sum that is finite has only finite terms, and is many times faster to check
+        if not math.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
             raise BadReply(f"'{name}' holds {int((~torch.isfinite(tensor)).sum())} numbers that are not finite")
     return update, int(examples)
 

@@ -22,6 +22,7 @@ SHRUNKEN = [
     "federation.clients=3",
     "federation.clients_per_round=1",
     "federation.rounds=1",
+    'record.rounds="all"',
 ]
 
 

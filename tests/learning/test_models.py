@@ -1,6 +1,7 @@
 """Image classifiers by name."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -204,3 +205,13 @@ def test_vgg16_begins_as_torchvisions():
 def test_vgg16_has_the_papers_size():
     """138,357,544 parameters (Simonyan and Zisserman 2015, configuration D), and 8,448 of BatchNorm."""
     assert sum(p.numel() for p in VGG16().build((3, 224, 224), 1000, 0).parameters()) == 138_357_544 + 8448
+
+
+def test_models_that_are_built_in_two_threads_at_once_have_their_own_weights():
+    """A server builds the next federation's model while its attacks rebuild the last one's."""
+    alone = {seed: MLP(width=64).build((1, 8, 8), 10, seed) for seed in range(2)}
+    with ThreadPoolExecutor(2) as executor:
+        built = list(executor.map(lambda i: (i % 2, MLP(width=64).build((1, 8, 8), 10, i % 2)), range(200)))
+    for seed, model in built:
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, alone[seed].get_parameter(name))

@@ -1,6 +1,7 @@
 """The curious strategy changes nothing; the update strategy makes updates into the weights that they stand for."""
 
 import random
+from unittest import mock
 
 import pytest
 import torch
@@ -59,11 +60,12 @@ def weight_app() -> ClientApp:
 
 
 def trained(strategy: Strategy, app: ClientApp, rounds: int = 3, config=None) -> Tensors:
-    random.seed(0)  # Flower's own strategies draw nodes from it
     model = MODEL.build((1, 8, 8), 10, seed=1)
-    result = strategy.start(
-        InlineGrid(app, len(NODES)), record_of(parameters_of(model)), num_rounds=rounds, train_config=config
-    )
+    own = random.Random(0)  # Flower draws nodes from the global one, from which the tests' type checks draw too
+    with mock.patch("flwr.serverapp.strategy.strategy_utils.random", own):
+        result = strategy.start(
+            InlineGrid(app, len(NODES)), record_of(parameters_of(model)), num_rounds=rounds, train_config=config
+        )
     return tensors_of(result.arrays)
 
 

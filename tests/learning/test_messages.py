@@ -1,0 +1,68 @@
+"""Tensors through Flower's records and back."""
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learning.messages import held_record, record_of, tensors_of
+
+TYPES = [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool]
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=4).map(tuple),
+    dtype=st.sampled_from(TYPES),
+    seed=st.integers(0, 100),
+)
+def test_a_record_is_what_flower_would_make_and_comes_back(shape, dtype, seed):
+    tensor = (10 * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
+    record = record_of({"w": tensor})
+    assert record["w"].data == Array(tensor.numpy()).data
+    assert np.array_equal(record["w"].numpy(), tensor.numpy())
+    back = tensors_of(record)["w"]
+    assert torch.equal(back, tensor)
+    assert back.dtype == dtype
+
+
+@given(shape=st.lists(st.integers(0, 5), max_size=4).map(tuple), dtype=st.sampled_from(TYPES))
+def test_a_held_record_is_the_same_record(shape, dtype):
+    tensor = torch.ones(shape).to(dtype)
+    held, plain = held_record({"w": tensor}), record_of({"w": tensor})
+    assert type(held["w"]) is not Array  # it is the numbers that are held
+    assert held["w"].data == plain["w"].data
+    assert (held["w"].shape, held["w"].dtype, held["w"].stype) == (plain["w"].shape, plain["w"].dtype, plain["w"].stype)
+    assert np.array_equal(held["w"].numpy(), plain["w"].numpy())
+    sendable = ArrayRecord(dict(held.items()))
+    assert sendable.object_id == plain.object_id  # what Flower names it by when it sends it
+
+
+def test_what_flower_itself_writes_is_read_also_in_fortran_order():
+    turned = np.asfortranarray(np.arange(12.0).reshape(3, 4))
+    assert torch.equal(tensors_of(ArrayRecord({"w": Array(turned)}))["w"], torch.from_numpy(turned))
+    strided = torch.arange(24.0).reshape(4, 6)[::2, ::3].T
+    assert torch.equal(tensors_of(record_of({"w": strided}))["w"], strided)
+
+
+def test_the_tensors_are_their_own():
+    record = record_of({"w": torch.zeros(3)})
+    tensors_of(record)["w"].add_(1)
+    assert torch.equal(tensors_of(record)["w"], torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        Array("float32", (3,), "numpy.ndarray", b"not an array"),
+        Array("float32", (3,), "numpy.ndarray", b""),
+        Array(np.array(["a", "b"])),
+        Array("float32", (3,), "pickle", b"123"),
+        Array("no such type", (3,), "numpy.ndarray", b"123"),
+        Array("float32", (3,), "numpy.ndarray", Array(np.zeros(3, np.float32)).data[:-1]),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_refused(array):
+    with pytest.raises(ValueError, match="an array cannot be read"):
+        tensors_of(ArrayRecord({"w": array}))
