@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.attack import NotApplicable, Observation
-from learning.tensors import Tensors, parameters_of
+from learning.tensors import Tensors, parameters_of, seeded
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ def answers(
     parameters, inputs, scores = parameters_at(observation, share), [], []
     hook = layer.register_forward_pre_hook(lambda _, given: inputs.append(given[0].double()))
     parts = [images] if observation.model.training else images.split(256)  # BatchNorm wants the whole batch
-    gpus = [probe.device] if probe.is_cuda else []
     try:
-        with torch.random.fork_rng(devices=gpus):
-            torch.manual_seed(int(torch.randint(2**62, (1,), generator=rng)))
+        with seeded(int(torch.randint(2**62, (1,), generator=rng)), probe.device):  # dropout draws from it
             for part in parts:
                 state = parameters | {n: b.clone() for n, b in observation.model.named_buffers()}
                 scores.append(torch.func.functional_call(observation.model, state, (part.to(probe),)).double())
