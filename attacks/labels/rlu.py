@@ -4,6 +4,7 @@ import copy
 import math
 from dataclasses import dataclass, replace
 
+import scipy.stats
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -38,8 +39,9 @@ class RLU(Attack):
     Beside the counts stands an interval around the plain least-squares estimate, which no prior draws anywhere: its
     deviation follows from the covariances within the classes and the finite number of public pictures, and how many
     deviations are needed is tried out with batches of one half of the public pictures and moments of the other. After
-    several steps it is widened by what the played rounds differ from each other beyond that. It holds where the public
-    pictures look to the model like the client's. Where the model has memorised the client's, they do not: the verdict says
+    several steps each count's variance is at least that among the played rounds, and the quantile Student's for so many of
+    them. It holds where the public pictures look to the model like the client's. Counts being whole, an interval that names
+    a single number is certain and not wrong in five of a hundred: on untrained models more than 95 % are covered. Where the model has memorised the client's, they do not: the verdict says
     so if the weight gradient is smaller or larger than batches of public pictures ever give, and likewise if the counts are
     no better known than by guessing.
 
@@ -62,13 +64,20 @@ class RLU(Attack):
         moments, features, errors = self._moments(observation, public, labels, rng)
         estimate = _Estimate.of(moments, wanted, total)
         gradients = _resampled_sizes(features, errors, labels, estimate.counts, rng)
+        quantile = _quantile(errors, labels, estimate.counts, total, rng)
+        residuals: list[Tensor] = []
         for _ in range(self.rounds if observation.steps > 1 else 0):
             counts = whole_counts(estimate.counts, total)
             plays = [_play(observation, public, labels, counts, rng) for _ in range(self.runs)]
             sums, gradients = torch.stack([total * bias for bias, _ in plays]), torch.tensor([size for _, size in plays])
             shifted = wanted - sums.mean(0) + moments.means @ counts.double()
-            estimate = _Estimate.of(moments, shifted, total, sums)
-        low, high = estimate.interval(total, _quantile(errors, labels, estimate.counts, total, rng))
+            residuals.append(sums - sums.mean(0))
+            estimate = _Estimate.of(moments, shifted, total)
+        if residuals and self.runs > 1:
+            freedom = self.rounds * (self.runs - 1)
+            estimate = estimate.widened(torch.cat(residuals), freedom, 1 + 1 / self.runs)
+            quantile = max(quantile, float(scipy.stats.t.ppf(0.975, freedom)))
+        low, high = estimate.interval(total, quantile)
         verdict = estimate.verdict(total) or _oddness(float(layer.weight_gradient.norm()), gradients)
         return Reconstruction(
             labels=rows_of(whole_counts(estimate.counts, total)),
@@ -115,16 +124,17 @@ class Moments:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """`counts`: the mean given the gradient. `free`: by least squares alone, and the latter's `covariance`."""
+    """`counts`: the mean given the gradient. `free`: by least squares alone, with its `covariance` and the `inverse` used."""
 
     counts: Tensor
     free: Tensor
     covariance: Tensor
     rank: int
+    inverse: Tensor
 
     @classmethod
-    def of(cls, moments: Moments, wanted: Tensor, total: int, played: Tensor | None = None) -> "_Estimate":
-        """The estimate from summed errors; `played`: those of rounds that were played with the same counts, one a row."""
+    def of(cls, moments: Moments, wanted: Tensor, total: int) -> "_Estimate":
+        """The estimate from summed errors."""
         rank, inverse = _inverse(moments)
         free = inverse @ _with_total(wanted, total)
         share = (moments.seen + 1) / (moments.seen + 1).sum()
@@ -133,12 +143,15 @@ class _Estimate:
         counts, noise = prior, spread
         for _ in range(3):  # the covariance depends on the counts, and the counts, a little, on the covariance
             noise = _noise(moments, counts.clamp_min(0))
-            if played is not None and len(played) > 1:
-                one = float(torch.einsum("k,kii->", counts.clamp_min(0), moments.covariances))
-                noise = noise * max(1.0, float(played.var(0).sum()) / max(one, 1e-12)) * (1 + 1 / len(played))
             counts = _given(moments.means, wanted, prior, spread, noise)
         left = inverse[:, : len(wanted)]
-        return cls(counts, free, left @ noise @ left.T, rank)
+        return cls(counts, free, left @ noise @ left.T, rank, left)
+
+    def widened(self, residuals: Tensor, freedom: int, factor: float) -> "_Estimate":
+        """With each count's variance at least `factor` times that among played rounds, whose summed errors left `residuals`."""
+        played = (residuals @ self.inverse.T).square().sum(0) / freedom * factor
+        own = self.covariance.diagonal()
+        return replace(self, covariance=self.covariance + torch.diag((played - own).clamp_min(0)))
 
     def interval(self, total: int, quantile: float) -> tuple[Tensor, Tensor]:
         """The whole numbers within so many deviations; where there is none, the nearest."""
