@@ -1,8 +1,6 @@
 """How often RLU's 95 % intervals hold the true counts, over model states; 2,160 updates by default.
 
     CURIOUS_DATA=.data python -m bench.labels_calibration        about six minutes on one core
-    CURIOUS_DATA=.data python -m bench.labels_calibration --epochs 10 --updates 30 --sizes 24 --only MLP
-
 MLP on MNIST and LeNet-5 on CIFAR-10, untrained, hardly trained and trained; batches of 8, 24 and 64 training pictures, in
 half of the updates drawn from all classes alike and in half from three classes; 500 public pictures, drawn anew from the
 test set for every update. Covered: the share of all counts (classes x updates) inside their interval. Inside a trained model
@@ -20,19 +18,15 @@ from bench.labels import drawn, observed, public_of, scored, trained_states
 from learning.data import CIFAR10, MNIST, Examples, pictures_of
 from learning.models import MLP, LeNet5
 from learning.tensors import generator
-from learning.training import Training
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--updates", type=int, default=120, help="of each model state and batch size")
-    parser.add_argument("--epochs", type=int, default=0, help="local epochs of batches of 8 at rate .01; 0: one gradient")
     parser.add_argument("--sizes", type=int, nargs="*", default=[8, 24, 64])
     parser.add_argument("--only", default="", help="architectures whose name holds this")
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    delta = Training(shared="delta", batch_size=8, epochs=max(settings.epochs, 1), learning_rate=0.01)
-    training = delta if settings.epochs else Training()
     covered = asked = updates = 0
     for data, architecture, rate in ((MNIST(), MLP(), 0.02), (CIFAR10(), LeNet5(), 0.05)):
         if settings.only not in architecture.__class__.__name__:
@@ -44,7 +38,7 @@ def main() -> None:
                 for index in range(settings.updates):
                     batch = drawn(_few_classes(pictures.train, index) if index % 2 else pictures.train, size, size, index)
                     granted = public_of(pictures, 500, size, index)
-                    observation = observed(model, batch, pictures.classes, training, granted, index)
+                    observation = observed(model, batch, pictures.classes, granted=granted, seed=index)
                     found = RLU().reconstruct(observation, generator("rlu", index))
                     assert found.counts_interval is not None
                     low, high = found.counts_interval
