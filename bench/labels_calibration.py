@@ -1,12 +1,13 @@
 """How often RLU's 95 % intervals hold the true counts, over model states; 2,160 updates by default.
 
     CURIOUS_DATA=.data python -m bench.labels_calibration        about six minutes on one core
+
 MLP on MNIST and LeNet-5 on CIFAR-10, untrained, hardly trained and trained; batches of 8, 24 and 64 training pictures, in
 half of the updates drawn from all classes alike and in half from three classes; 500 public pictures, drawn anew from the
 test set for every update. Covered: the share of all counts (classes x updates) inside their interval. Inside a trained model
 the client's pictures are better known than the test set's; accuracies of both are printed. `single`: the share of intervals
-that name one number, which are right or wrong and not so in 95 of 100. The last column is the share of
-the updates for which the verdict is that labels are not identifiable.
+that name one number, which are right or wrong and not so in 95 of 100. The last column is the share of the updates for which
+the verdict is that labels are not identifiable. After several local steps RLU gives no interval.
 """
 
 import argparse
