@@ -1,7 +1,7 @@
 """The ledger's results, found by setting, defense and attack, and what they come to."""
 
 import statistics
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from learning.catalogue import name_of
 from studies.config import Cell, named_attack
 from studies.ledger import Ledger, Result
 from studies.scores import Estimate, estimate
-from studies.summary import Row, curves, rows
+from studies.summary import Row, alike, curves, rows
 from studies.wording import about_of, plural, settings_of
 
 
@@ -217,18 +217,21 @@ class Point:
             row = evidence.rows.get((self.setting, defense, name))
             if row is None:
                 continue
-            reasons = Counter(
-                (result.status, result.reason)
-                for result in evidence.results(self.setting, defense, name).values()
-                if result.status != "ok"
-            )
+            results = evidence.results(self.setting, defense, name).values()
+            reasons = [
+                (status, reason, count)
+                for status in ("not applicable", "failed", "ok")
+                for reason, count in alike(
+                    r.reason for r in results if r.status == status and (r.reason or status != "ok")
+                ).items()
+            ]
             from_null = {}
             for metric in row.scores if null is not None and name != null else ():
                 known = evidence.values(self.setting, defense, str(null), metric)
                 gain = differences(evidence.values(self.setting, defense, name, metric), known)
                 if gain:
                     from_null[metric] = statistics.fmean(gain.values())
-            lines.append(Line(row, info, from_null, [(*key, count) for key, count in reasons.most_common(4)]))
+            lines.append(Line(row, info, from_null, reasons[:4]))
         return lines
 
     def _controls(self) -> dict[str, dict[str, float]]:
