@@ -468,7 +468,7 @@ def make_plan(raw: dict[str, Any]) -> Plan:
 
 
 def _set_by(axis: str, value: Any) -> list[tuple[str, Any]]:
-    """The keys that a value of an axis sets: one, each of "a, b", or all those in the table of an axis with a name of its own."""
+    """The keys that a value of an axis sets: one, each of "a, b", or all in the table of an axis of its own."""
     if _of_its_own(axis, value):
         if not isinstance(value.get("as"), str):
             raise SettingsError(f"grid.{axis}: {_shown(value)} needs a name for the report; set it with the key `as`")

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from studies.evidence import Point
+from studies.restorations import RestorationLine
 from studies.scores import Estimate
 from studies.summary import Curve
 from studies.wording import at
@@ -54,15 +55,54 @@ def plots_of(point: Point, place: int) -> list[Plot]:
         ("Labels: right labels of the best attack", "labels", lambda axes: _leakage(axes, point, "label_accuracy")),
         ("Accuracy by round", "rounds", lambda axes: _by_round(axes, point.curves)),
     ]
-    plots = []
-    for title, name, draw in kinds:
-        style: dict[Any, Any] = {**STYLE, "svg.hashsalt": f"{place}-{name}"}
-        with matplotlib.rc_context(style):
-            figure = Figure(figsize=(5.6, 3.5))
-            axes = figure.add_axes((0.115, 0.15, 0.55, 0.8))
-            if draw(axes):
-                plots.append(Plot(title, drawing(figure, f"p{place}{name}-", f"{title}{at(point.setting)}")))
-    return plots
+    drawn = (_plot(title, f"{title}{at(point.setting)}", f"p{place}{name}-", draw) for title, name, draw in kinds)
+    return [plot for plot in drawn if plot is not None]
+
+
+def restorations_by_state(lines: Sequence[RestorationLine], place: int) -> Plot | None:
+    """Right labels of each method against the recorded rounds of one setting under one defense, the controls dashed.
+
+    None where there is only one such round.
+    """
+    if len(lines) < 2:
+        return None
+    title = f"{lines[0].setting}, defense: {lines[0].defense}" if lines[0].setting else f"Defense: {lines[0].defense}"
+    return _plot(title, f"Labels right by state of the model: {title}", f"l{place}-", lambda axes: _by_state(axes, lines))
+
+
+def _plot(title: str, words: str, prefix: str, draw: Callable[[Axes], bool]) -> Plot | None:
+    style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(5.6, 3.5))
+        return Plot(title, drawing(figure, prefix, words)) if draw(figure.add_axes((0.115, 0.15, 0.55, 0.8))) else None
+
+
+def _by_state(axes: Axes, lines: Sequence[RestorationLine]) -> bool:
+    places, labels = range(len(lines)), []
+    for number, name in enumerate(dict.fromkeys(name for line in lines for name in line.methods)):
+        found = [(place, m.right) for place, line in zip(places, lines, strict=True) if (m := line.methods.get(name))]
+        values = [(place, right) for place, right in found if right is not None]
+        if not values:
+            continue
+        colour = SERIES[number % len(SERIES)]
+        x, y = [place for place, _ in values], [right.mean * 100 for _, right in values]
+        for place, right in values:
+            axes.errorbar([place], [right.mean * 100], yerr=whiskers(right, 100), color=colour, linewidth=1)
+        axes.plot(x, y, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.6)
+        labels.append((x[-1], y[-1], name, number))
+    for name in lines[0].drawn:
+        values = [(place, line.drawn[name] * 100) for place, line in zip(places, lines, strict=True) if name in line.drawn]
+        axes.plot(*zip(*values, strict=True), color=INK, linewidth=1, linestyle=(0, (4, 3)))
+        labels.append((*values[-1], f"{name} (control)", None))
+    if not labels:
+        return False
+    axes.set_xticks(list(places), [line.state.replace(", accuracy ", "\n") for line in lines], fontsize=9)
+    axes.set_xlim(-0.3, len(lines) - 0.7)
+    axes.set_ylim(-4, 104)
+    axes.set_ylabel("labels right, %")
+    axes.grid(visible=True)
+    name_lines(axes, labels)
+    return True
 
 
 def _leakage(axes: Axes, point: Point, metric: str) -> bool:

@@ -30,7 +30,8 @@ from studies.attacking import truth
 from studies.config import Cell, Plan
 from studies.evidence import Evidence, Picked, Point
 from studies.ledger import Ledger, Result, Victim
-from studies.plots import plots_of
+from studies.plots import Plot, plots_of, restorations_by_state
+from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
@@ -60,6 +61,7 @@ def _page(ledger: Ledger) -> str:
     evidence = Evidence(ledger)
     points = [Point(evidence, setting) for setting in evidence.settings]
     pictures, pictures_left_out = _galleries(evidence)
+    restorations = lines(evidence)
     return template.render(
         study=ledger.plan.study,
         progress=_progress(ledger),
@@ -67,6 +69,8 @@ def _page(ledger: Ledger) -> str:
         sentences=sum(len(point.findings) for point in points) <= SHOWN_SENTENCES,
         shown=SHOWN_SETTINGS,
         seeds=ledger.plan.study.seeds,
+        restorations=restorations,
+        restoration_plots=_restoration_plots(evidence, restorations),
         galleries=pictures,
         galleries_left_out=pictures_left_out,
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
@@ -76,6 +80,15 @@ def _page(ledger: Ledger) -> str:
         parts=_parts(ledger.plan),
         repeat=_repeat(ledger),
     )
+
+
+def _restoration_plots(evidence: Evidence, found: list[RestorationLine]) -> list[Plot]:
+    by_place: dict[tuple[str, str], list[RestorationLine]] = defaultdict(list)
+    for line in found:
+        by_place[line.setting, line.defense].append(line)
+    shown = [line for (setting, _), line in by_place.items() if setting in evidence.settings[:SHOWN_SETTINGS]]
+    drawn = (restorations_by_state(line, place) for place, line in enumerate(shown))
+    return [plot for plot in drawn if plot is not None]
 
 
 # how far the run is
