@@ -25,6 +25,7 @@ SHRUNKEN = [
     "federation.clients_per_round=1",
     "federation.rounds=1",
     'record.rounds="all"',
+    'record.clients="all"',
 ]
 
 FEWER_POINTS = {
