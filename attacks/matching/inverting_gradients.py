@@ -24,7 +24,8 @@ PILOT = 10  # a pilot's share of the iterations is one in so many
 class InvertingGradients(Attack):
     """Pictures that maximise the cosine of gradients under a total-variation prior (equation 4).
 
-    `labels`: the label restoration to ask first. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
+    `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
+    optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
     only; "auto" asks two pilots of a tenth of the iterations, one signed and one plain, and takes what matches better.
     `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
     ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
@@ -43,6 +44,7 @@ class InvertingGradients(Attack):
     """
 
     labels: LabelRestoration = ILRG()
+    joint_labels: bool = False
     iterations: Count = 1000
     learning_rate: Positive | None = None
     decay: Literal["cosine", "steps"] = "cosine"
@@ -53,19 +55,28 @@ class InvertingGradients(Attack):
     restarts: Count = 1
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
+        rows = None
+        if not self.joint_labels:
+            rows = self.labels.reconstruct(observation, rng).labels
+            assert rows is not None, "label restorations restore labels"
         starts = [start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.restarts)]
         variables = {"images": torch.stack(starts)}
-        slopes = self._slopes(observation, rows.to(reference), wanted, variables)
+        if rows is None:
+            scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
+            variables["scores"] = scores.to(reference)
+        slopes = self._slopes(observation, None if rows is None else rows.to(reference), wanted, variables)
         signed = self._better(slopes[0], variables) if self.signed == "auto" else self.signed
         runs = self._descend(slopes, variables, signed, self.iterations)
         best = min(runs, key=lambda run: run.loss)
+        if rows is None:
+            rows = best.variables["scores"].softmax(1).float().cpu()
         return Reconstruction(images=best.variables["images"].float().cpu(), labels=rows, loss=best.loss, history=best.history)
 
-    def _slopes(self, observation: Observation, labels: Tensor, wanted: Tensors, variables: Tensors) -> tuple[Slope, Slope]:
+    def _slopes(
+        self, observation: Observation, labels: Tensor | None, wanted: Tensors, variables: Tensors
+    ) -> tuple[Slope, Slope]:
         """The slope to begin with, and the exact one to end with."""
         victim = victim_of(observation, variables["images"].dtype)
 
@@ -73,9 +84,10 @@ class InvertingGradients(Attack):
             return self.total_variation * total_variation(one["images"])
 
         def loss(one: Tensors) -> Tensor:
-            return cosine_distance(victim.gradient(one["images"], labels), wanted) + prior(one)
+            rows = one["scores"].softmax(1) if labels is None else labels
+            return cosine_distance(victim.gradient(one["images"], rows), wanted) + prior(one)
 
-        if work(victim, observation.image_shape) < LARGE:
+        if labels is None or work(victim, observation.image_shape) < LARGE:
             exact = traced(stacked(loss), variables, self.iterations)
             return exact, exact
         first = {name: tensor[:1] for name, tensor in variables.items()}
