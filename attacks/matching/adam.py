@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from attacks.matching.slopes import Slope
 from learning.tensors import Tensors
