@@ -58,8 +58,8 @@ def _last_layer_misfits(observation: Observation) -> list[str]:
     positive = float(gradient.clamp_min(0).sum())
     if positive > EXCESS:
         found.append(
-            f"the last bias's gradient is {positive:.3g} times larger than a mean cross-entropy's can be: the learning rate, the "
-            f"number of steps or the momentum is not what was said, or the loss was summed and not averaged"
+            f"the last bias's gradient is {positive:.3g} times larger than a mean cross-entropy's can be: the learning rate, "
+            f"the number of steps or the momentum is not what was said, or the loss was summed and not averaged"
         )
     elif _reversed(layer, gradient, observation.examples):
         found.append(
