@@ -5,6 +5,7 @@ Nothing here or below knows the client's data: see the import contracts in `pypr
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -93,7 +94,12 @@ class Reconstruction:
 
 
 class Attack(ABC):
-    """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters."""
+    """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters.
+
+    `needs`: the fields of `Granted` without which it can do nothing.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:

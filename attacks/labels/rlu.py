@@ -53,6 +53,8 @@ class RLU(Attack):
     picture is held to be like all of them.
     """
 
+    needs = ("public",)
+
     rounds: Count = 5
     runs: Count = 4
     points: Count = 5
