@@ -8,6 +8,7 @@ import torch
 
 from attacks import ATTACKS, Attack, Granted, NotApplicable
 from attacks.controls import Mean, Null
+from attacks.exact import Linear, SpearPlus
 from attacks.labels import (
     ILRG,
     LLG,
@@ -41,11 +42,14 @@ QUICK: dict[str, Attack] = {
     "soft-labels": SoftLabels(),
     "dlg": DLG(iterations=4),
     "inverting-gradients": InvertingGradients(iterations=4, restarts=2),
+    "linear": Linear(),
+    "spear-plus": SpearPlus(starts=8, rounds=2),
     "null": Null(),
     "mean": Mean(),
 }
 
-CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels")  # for one example, or for labels that do not repeat
+# For one example, for labels that do not repeat, or for networks that end in linear layers with ReLU between.
+CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels", "linear", "spear-plus")
 
 IN_TRAIN_MODE = Training(batch_norm="train")
 
@@ -58,6 +62,7 @@ def everything_granted(examples: int, shape: tuple[int, int, int]) -> Granted:
 CASES = {
     "LeNet": (LeNet(), SHAPE, 3, Training()),
     "one example": (LeNet(), SHAPE, 1, Training()),
+    "one example, MLP": (MLP(), SHAPE, 1, Training()),
     "delta": (MLP(), SHAPE, 3, Training(shared="delta", batch_size=2, epochs=2, learning_rate=0.01)),
     "BatchNorm in train mode": (ConvNet(width=2), (3, 9, 9), 3, IN_TRAIN_MODE),
 }
