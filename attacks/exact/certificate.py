@@ -94,7 +94,11 @@ def slopes_at_first(
     """
     training, names = observation.training, [name for name, _ in model.named_parameters()]
     seen: list[Tensor] = []
-    hook = model.get_submodule(end.layers[0].name).register_forward_hook(lambda _, __, output: seen.append(output))
+
+    def remember(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output)
+
+    hook = model.get_submodule(end.layers[0].name).register_forward_hook(remember)
     share = len(pictures) / observation.examples
     total: Tensors = {}
     slopes = torch.zeros(0)

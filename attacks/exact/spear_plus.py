@@ -45,14 +45,15 @@ class SpearPlus(Attack):
             raise NotApplicable("no linear layer feeds the last one through ReLU")
         hidden, last = end.layers[-2:]
         parts = split(hidden.gradient, observation.examples)
-        found = self._found(parts, hidden, last, observation.classes, rng)
+        found = self._found(parts, hidden, last, observation.examples, rng)
         return assembled(observation, end, parts, found, rng)
 
-    def _found(self, parts: Split, hidden: Rectified, last: Rectified, classes: int, rng: torch.Generator) -> Found:
+    def _found(self, parts: Split, hidden: Rectified, last: Rectified, examples: int, rng: torch.Generator) -> Found:
         """Directions, until there are as many as the rank."""
-        outgoing, answer = last.weight.T[parts.live], typical_answer(last)
+        outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
         tolerance = max(1e-8, 20 * parts.unsure)
-        found, began, barren = nothing(parts, classes), time.monotonic(), [0] * classes
+        counts = expected_counts(last, answer, examples)
+        found, began = nothing(parts, classes), time.monotonic()
         for turn in range(self.rounds):
             if turn % 2:  # a trained model answers every example differently
                 answer = torch.zeros(classes).exponential_(generator=rng).square().to(parts.left)
@@ -60,19 +61,26 @@ class SpearPlus(Attack):
             for own in range(classes):
                 if time.monotonic() - began > self.seconds:
                     return found
-                if barren[own] > 1 + turn // 4 and turn % 4:
-                    continue  # nothing came of this class lately: look there in every fourth round
-                before = found.directions.shape[1]
+                left = counts[own] - float((found.classes == own).sum())
+                if left < 0.5 and turn % 4 < 2:
+                    continue  # the label counts say that there is none; they may be wrong
+                expected = max(1, round(left)) + turn // 4
                 found = searched(
-                    parts, outgoing, every[own], own, found, self.starts, self.reflections, tolerance, rng
-                )  # fmt: skip
+                    parts, outgoing, every[own], own, found, expected, self.starts, self.reflections, tolerance, rng
+                )
                 if found.directions.shape[1] >= parts.rank:
                     return found
-                barren[own] = barren[own] + 1 if found.directions.shape[1] == before else 0
             found = completed(found, parts, hidden, outgoing, every, tolerance, rng)
             if found.directions.shape[1] >= parts.rank:
                 return found
         return found
+
+
+def expected_counts(last: Rectified, answer: Tensor, examples: int) -> list[float]:
+    """Examples of each class, by the last layer's bias gradient, if all are answered alike; as many of each without one."""
+    if last.bias is None:
+        return [examples / len(last.weight)] * len(last.weight)
+    return (examples * (answer - last.gradient[:, -1])).tolist()
 
 
 def typical_answer(last: Rectified) -> Tensor:

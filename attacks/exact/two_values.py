@@ -32,7 +32,8 @@ STEP = 0.5  # of the relaxed reflections
 GLANCE = 25  # reflections between two looks at what was found
 ALIKE = 0.999  # cosine above which two directions are one
 CLOSE = 0.95  # and above which two unfinished ones will be
-TURNS = 30  # of least squares
+TURNS, PATIENCE = 30, 8  # of least squares; and those after which only what is near goes on
+NEAR, PRIOR = 0.5, 0.02  # how far from the subspace a candidate may be; how firmly errors stay as guessed
 MOST = 48  # unfinished directions of one search that are worth finishing
 
 
@@ -65,6 +66,7 @@ def searched(
     typical: Float[Tensor, " classes"],
     own: int,
     found: Found,
+    expected: int,
     starts: int,
     reflections: int,
     tolerance: float,
@@ -73,9 +75,10 @@ def searched(
     """`found`, and the directions of class `own` that so many starts lead to.
 
     `outgoing`: the next layer's weights at the live units. `typical`: errors of an example of that class, roughly.
+    `expected`: how many of its examples are still to be found, roughly.
     `tolerance`: of a direction's relative residual.
     """
-    candidates = _reflected(parts, outgoing, typical, found, starts, reflections, rng)
+    candidates = _reflected(parts, outgoing, typical, own, found, expected, starts, reflections, rng)
     if not len(candidates):
         return found
     return joined(found, finished(parts.left, outgoing, candidates, own, typical, tolerance))
@@ -91,7 +94,15 @@ def typical_errors(answer: Float[Tensor, " classes"], own: int) -> Float[Tensor,
 
 
 def _reflected(
-    parts: Split, outgoing: Tensor, errors: Tensor, found: Found, starts: int, reflections: int, rng: torch.Generator
+    parts: Split,
+    outgoing: Tensor,
+    errors: Tensor,
+    own: int,
+    found: Found,
+    expected: int,
+    starts: int,
+    reflections: int,
+    rng: torch.Generator,
 ) -> Bool[Tensor, "candidates live"]:
     """Sets of open units that relaxed reflections came near to."""
     left = parts.left
@@ -101,36 +112,69 @@ def _reflected(
     weighted = left * value[:, None]
     form = weighted.T @ weighted
     free = torch.eye(parts.rank, dtype=left.dtype, device=left.device) - basis @ basis.T
-    strengths, axes = torch.linalg.eigh(free @ form @ free)
-    strengths = (strengths / strengths[-1].clamp_min(1e-300)).clamp_min(0) ** 2
-    drawn = torch.randn(parts.rank, starts, generator=rng, dtype=left.dtype).to(left.device)
-    begin = axes @ (strengths[:, None] * drawn)
+    axes = torch.linalg.eigh(free @ form @ free)[1][:, -min(expected, parts.rank - known.shape[1]) :]
+    begin = axes @ torch.randn(axes.shape[1], starts, generator=rng, dtype=left.dtype).to(left.device)
     begin = left @ (begin / begin.norm(dim=0).clamp_min(1e-300)) * value.norm() / 2**0.5
-    space, half, target = left.float(), (value / 2).float()[:, None], value.float()[:, None]
-    sign = torch.where(half < 0, -1.0, 1.0)
-    state, half = begin.float(), half * sign
+    space, target = left.float(), value.float()[:, None].expand(-1, starts)
+    base, moves = _free(outgoing, errors, own)
+    base, moves, state = base.float(), moves.float(), begin.float()
     masks: list[Tensor] = []
+    directions: list[Tensor] = []
     distances: list[Tensor] = []
     for step in range(1, reflections + 1):
-        wanted = torch.where(state * sign > half, target, 0.0)
-        inside = space @ (space.T @ (2 * wanted - state))
-        state = state + STEP * (inside - wanted)
+        wanted = torch.where((state - target).abs() < state.abs(), target, 0.0)
+        inside = space.T @ wanted
+        state = state + STEP * (space @ (2 * inside - space.T @ state) - wanted)
         if step % GLANCE == 0:
-            far = (wanted - space @ (space.T @ wanted)).norm(dim=0) / wanted.norm(dim=0).clamp_min(1e-30)
-            near = (far < 0.35) & wanted.ne(0).any(0)
-            if near.any():
-                masks.append((wanted[:, near] != 0).T)
-                distances.append(far[near])
-    if not masks:
-        return torch.zeros(0, len(left), dtype=torch.bool, device=left.device)
-    candidates = torch.cat(masks)[torch.cat(distances).argsort()]
-    return candidates[_distinct(space, candidates, target[:, 0], known)]
+            sizes = wanted.norm(dim=0)
+            far = (1 - (inside.norm(dim=0) / sizes.clamp_min(1e-30)) ** 2).clamp_min(0).sqrt()
+            near = (far < NEAR) & (sizes > 0)
+            masks.append((wanted[:, near] != 0).T)
+            directions.append(inside[:, near].T)
+            distances.append(far[near])
+            if moves.shape[1] and step >= 2 * GLANCE:
+                shift = _shift(space, base, moves, (wanted != 0).T, PRIOR)
+                target = (base + _allowed(shift, errors, own) @ moves.T).T
+    order = torch.cat(distances).argsort()
+    return torch.cat(masks)[order][_distinct(torch.cat(directions)[order], known)]
 
 
-def _distinct(space: Tensor, candidates: Tensor, value: Tensor, known: Tensor) -> Tensor:
+def _free(outgoing: Tensor, errors: Tensor, own: int) -> tuple[Float[Tensor, " live"], Float[Tensor, "live moves"]]:
+    """Values for these errors, and how they change as the other classes' errors move and go on to sum to one."""
+    others = [k for k in range(outgoing.shape[1]) if k != own]
+    return outgoing @ errors, outgoing[:, others[1:]] - outgoing[:, others[:1]]
+
+
+def _allowed(shift: Tensor, errors: Tensor, own: int) -> Tensor:
+    """The shifts that leave no error of another class negative."""
+    others = [k for k in range(len(errors)) if k != own]
+    full = errors[others].to(shift).repeat(len(shift), 1)
+    full[:, 1:] += shift
+    full[:, 0] -= shift.sum(1)
+    full = full.clamp_min(0)
+    return (full / full.sum(1, keepdim=True).clamp_min(1e-30))[:, 1:] - errors[others[1:]].to(shift)
+
+
+def _shift(space: Tensor, base: Tensor, moves: Tensor, mask: Tensor, prior: float) -> Float[Tensor, "sets moves"]:
+    """For every set of open units, the move of the errors that brings the values nearest to the subspace.
+
+    `prior`: weight of staying, as a share of the moves' mean size.
+    """
+    weights = mask.to(space)
+    columns = torch.cat([base[:, None], moves], 1)
+    products = (columns[:, :, None] * columns[:, None, :]).flatten(1)
+    whole = (weights @ products).unflatten(1, (columns.shape[1], -1))
+    inside = torch.stack([(weights * column) @ space for column in columns.T], 1)
+    gram = whole - inside @ inside.mT
+    system, right = gram[:, 1:, 1:], gram[:, 1:, :1]
+    size = whole[:, 1:, 1:].diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-30)
+    return -torch.linalg.solve(system + prior * size * torch.eye(system.shape[1]).to(system), right)[:, :, 0]
+
+
+def _distinct(directions: Tensor, known: Tensor) -> Tensor:
     """Indices of candidates, best first, that are neither alike nor among the directions that are known."""
-    directions = functional.normalize((candidates * value) @ space, dim=1)
-    fresh = torch.ones(len(candidates), dtype=torch.bool, device=space.device)
+    directions = functional.normalize(directions, dim=1)
+    fresh = torch.ones(len(directions), dtype=torch.bool, device=directions.device)
     if known.shape[1]:
         fresh = (directions @ functional.normalize(known.float(), dim=0)).abs().amax(1) < CLOSE
     alike = directions @ directions.T > CLOSE
@@ -140,7 +184,7 @@ def _distinct(space: Tensor, candidates: Tensor, value: Tensor, known: Tensor) -
             break
         if not bool(alike[index, kept].any()):
             kept.append(index)
-    return torch.tensor(kept, dtype=torch.long, device=space.device)
+    return torch.tensor(kept, dtype=torch.long, device=directions.device)
 
 
 def finished(
@@ -153,15 +197,23 @@ def finished(
 ) -> Found:
     """Least squares in turn for direction and errors, and for the open units, in float64; what does not fit is dropped."""
     others = [k for k in range(outgoing.shape[1]) if k != own]
-    base = outgoing @ errors
-    # errors move along differences of the other classes, so that they go on to sum to zero with -1 at `own`
-    moves = outgoing[:, others[1:]] - outgoing[:, others[:1]]
-    open_units = candidates
-    size = max(1, 2_000_000 // (left.shape[0] * max(1, moves.shape[1])))
+    base, moves = _free(outgoing, errors, own)
+    single = (left.float(), base.float(), moves.float())
     kept: list[Found] = []
-    for part in open_units.split(size):
+    for part in candidates.split(64):
+        for turn in range(TURNS):  # roughly first, in float32
+            values = single[1] + (_shift(*single, part, 1e-4) @ single[2].T if moves.shape[1] else 0)
+            direction = (part * values) @ single[0]
+            entries = direction @ single[0].T
+            refit = (entries - values).abs() < entries.abs()
+            if refit.equal(part):
+                break
+            if turn == PATIENCE:
+                worth = ((refit * values) @ single[0]).norm(dim=1) > 0.97 * (refit * values).norm(dim=1)
+                refit = refit[worth]
+            part = refit
         shift, values, direction, residual = _fit(left, base, moves, part)
-        for _ in range(TURNS):
+        for _ in range(3):
             entries = direction @ left.T
             refit = (entries - values).abs() < entries.abs()
             if refit.equal(part):
