@@ -58,16 +58,17 @@ def main() -> None:
         architecture = MLP(width=chosen.width, depth=chosen.depth)
         ((_, _, held, model),) = trained_states(architecture, pictures, (chosen.trained,), 0, chosen.training_rate)
         print(f"trained for {chosen.trained} steps: {held:.3f} on held pictures")
-    total = {"exact": 0.0, "whole": 0.0, "certified": 0.0, "false": 0.0, "labels": 0.0, "seconds": 0.0}
+    total = {"exact": 0.0, "whole": 0.0, "certified": 0.0, "false": 0.0, "labels": 0.0, "seconds": 0.0, "cpu": 0.0}
     for index in range(chosen.first, chosen.first + chosen.batches):
         batch = _batch(pictures, chosen.batch, chosen.same, index)
         observation = _observed(chosen, pictures, model, batch, index)
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         try:
             found = attack.reconstruct(observation, generator("attack", index))
         except NotApplicable as reason:
             found = Reconstruction(verdict=f"not applicable: {reason}")
-        row = _judged(found, batch, pictures.classes, chosen.exact) | {"seconds": time.perf_counter() - began}
+        times = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - spent}
+        row = _judged(found, batch, pictures.classes, chosen.exact) | times
         for name, value in row.items():
             total[name] += value
         print(index, *[f"{name} {value:.4g}" for name, value in row.items()], "|", found.verdict, flush=True)

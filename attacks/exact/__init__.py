@@ -2,9 +2,11 @@
 
 from attacks.attack import Attack
 from attacks.exact.linear import Linear
+from attacks.exact.spear import Spear
 from attacks.exact.spear_plus import SpearPlus
 
 EXACT: dict[str, type[Attack]] = {
     "linear": Linear,
+    "spear": Spear,
     "spear-plus": SpearPlus,
 }

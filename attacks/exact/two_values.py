@@ -113,11 +113,9 @@ def _reflected(
     form = weighted.T @ weighted
     free = torch.eye(parts.rank, dtype=left.dtype, device=left.device) - basis @ basis.T
     axes = torch.linalg.eigh(free @ form @ free)[1][:, -min(expected, parts.rank - known.shape[1]) :]
-    begin = axes @ torch.randn(axes.shape[1], starts, generator=rng, dtype=left.dtype).to(left.device)
-    begin = left @ (begin / begin.norm(dim=0).clamp_min(1e-300)) * value.norm() / 2**0.5
     space, target = left.float(), value.float()[:, None].expand(-1, starts)
     base, moves = _free(outgoing, errors, own)
-    base, moves, state = base.float(), moves.float(), begin.float()
+    base, moves, state = base.float(), moves.float(), _begun(left, axes, value, starts, rng)
     masks: list[Tensor] = []
     directions: list[Tensor] = []
     distances: list[Tensor] = []
@@ -129,6 +127,9 @@ def _reflected(
             sizes = wanted.norm(dim=0)
             far = (1 - (inside.norm(dim=0) / sizes.clamp_min(1e-30)) ** 2).clamp_min(0).sqrt()
             near = (far < NEAR) & (sizes > 0)
+            # all shut is a solution too, of no example: its starts begin again (and would end in slow denormal numbers)
+            fallen = (sizes == 0).nonzero().flatten()
+            state[:, fallen] = _begun(left, axes, value, len(fallen), rng)
             masks.append((wanted[:, near] != 0).T)
             directions.append(inside[:, near].T)
             distances.append(far[near])
@@ -137,6 +138,12 @@ def _reflected(
                 target = (base + _allowed(shift, errors, own) @ moves.T).T
     order = torch.cat(distances).argsort()
     return torch.cat(masks)[order][_distinct(torch.cat(directions)[order], known)]
+
+
+def _begun(left: Tensor, axes: Tensor, value: Tensor, starts: int, rng: torch.Generator) -> Float[Tensor, "live starts"]:
+    """Random vectors of those axes, as long as a direction of an example that opens half of the units."""
+    drawn = axes @ torch.randn(axes.shape[1], starts, generator=rng, dtype=left.dtype).to(left.device)
+    return (left @ functional.normalize(drawn, dim=0) * value.norm() / 2**0.5).float()
 
 
 def _free(outgoing: Tensor, errors: Tensor, own: int) -> tuple[Float[Tensor, " live"], Float[Tensor, "live moves"]]:

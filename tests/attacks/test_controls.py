@@ -8,7 +8,7 @@ import torch
 
 from attacks import ATTACKS, Attack, Granted, NotApplicable
 from attacks.controls import Mean, Null
-from attacks.exact import Linear, SpearPlus
+from attacks.exact import Linear, Spear, SpearPlus
 from attacks.labels import (
     ILRG,
     LLG,
@@ -43,13 +43,14 @@ QUICK: dict[str, Attack] = {
     "dlg": DLG(iterations=4),
     "inverting-gradients": InvertingGradients(iterations=4, restarts=2),
     "linear": Linear(),
+    "spear": Spear(chunk=1024, samples=4096),
     "spear-plus": SpearPlus(starts=8, rounds=2),
     "null": Null(),
     "mean": Mean(),
 }
 
 # For one example, for labels that do not repeat, or for networks that end in linear layers with ReLU between.
-CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels", "linear", "spear-plus")
+CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels", "linear", "spear", "spear-plus")
 
 IN_TRAIN_MODE = Training(batch_norm="train")
 
