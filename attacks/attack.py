@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from learning.tensors import Tensors, Update
@@ -84,6 +84,8 @@ class Reconstruction:
     `counts_interval`: the least and the greatest number of examples of each class that the method holds possible, at 95 % for
     each class on its own. `identifiable`: whether the update determines the labels, as far as the method can tell, and
     `verdict`: a sentence that says why not, or on what that rests. None and empty where the method cannot tell.
+    `certified`: which pictures the method has proven right without the truth, up to the error that the verdict names; None
+    where it proves nothing.
     """
 
     images: Float[Tensor, "batch channels height width"] | None = None
@@ -93,6 +95,7 @@ class Reconstruction:
     counts_interval: tuple[Int[Tensor, " classes"], Int[Tensor, " classes"]] | None = None
     identifiable: bool | None = None
     verdict: str = ""
+    certified: Bool[Tensor, " batch"] | None = None
 
 
 class Attack(ABC):

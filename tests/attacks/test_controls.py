@@ -8,6 +8,7 @@ import torch
 
 from attacks import ATTACKS, Attack, Granted, NotApplicable
 from attacks.controls import Mean, Null
+from attacks.exact import Linear, Spear, SpearPlus
 from attacks.labels import (
     ILRG,
     LLG,
@@ -45,12 +46,17 @@ QUICK: dict[str, Attack] = {
     "geng-images": GengImages(iterations=4),
     "dimitrov": Dimitrov(iterations=4),
     "sme": SME(iterations=4, restarts=2),
+    "linear": Linear(),
+    "spear": Spear(chunk=1024, samples=4096),
+    "spear-plus": SpearPlus(starts=8, rounds=2),
     "null": Null(),
     "mean": Mean(),
 }
 
-# For one example, for labels that do not repeat, or for several local steps
-CHOOSY = ("idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme")
+# For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
+CHOOSY = (
+    "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "linear", "spear", "spear-plus",
+)  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
 
@@ -63,6 +69,7 @@ def everything_granted(examples: int, shape: tuple[int, int, int]) -> Granted:
 CASES = {
     "LeNet": (LeNet(), SHAPE, 3, Training()),
     "one example": (LeNet(), SHAPE, 1, Training()),
+    "one example, MLP": (MLP(), SHAPE, 1, Training()),
     "delta": (MLP(), SHAPE, 3, Training(shared="delta", batch_size=2, epochs=2, learning_rate=0.01)),
     "BatchNorm in train mode": (ConvNet(width=2), (3, 9, 9), 3, IN_TRAIN_MODE),
 }

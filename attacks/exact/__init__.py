@@ -1,0 +1,12 @@
+"""Exact attacks: the batch itself, solved for, with a proof that needs no truth."""
+
+from attacks.attack import Attack
+from attacks.exact.linear import Linear
+from attacks.exact.spear import Spear
+from attacks.exact.spear_plus import SpearPlus
+
+EXACT: dict[str, type[Attack]] = {
+    "linear": Linear,
+    "spear": Spear,
+    "spear-plus": SpearPlus,
+}

@@ -1,0 +1,76 @@
+"""From directions to pictures: what a layer was given, the layers before it, and the finish against the known model."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attacks.attack import Observation
+from attacks.exact.certificate import slopes_at_first
+from attacks.exact.layers import Rectified, Tail, victim
+from attacks.exact.low_rank import Split
+
+REFINEMENTS = 10
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a layer was given, one example a row, and the slopes of the mean loss at its output, one example a column."""
+
+    inputs: Float[Tensor, "batch inputs"]
+    slopes: Float[Tensor, "units batch"]
+
+
+def inputs_of(layer: Rectified, split: Split, directions: Float[Tensor, "rank rank"]) -> Inputs:
+    """The layer's inputs from all directions (SPEAR, theorem 3.1 and section 3.4), which may have any scale.
+
+    The inverse of the directions times the split's right factor is every example's input times an unknown number, and that
+    number stands in the bias gradient's column, where the input is one. Without a bias it stays unknown: the scale is left
+    as the directions have it.
+    """
+    scaled = torch.linalg.solve(directions, split.right)
+    columns = layer.weight.shape[1]
+    sizes = scaled[:, columns] if scaled.shape[1] > columns else scaled.new_ones(len(scaled))
+    slopes = scaled.new_zeros(len(layer.gradient), len(scaled))
+    slopes[split.live] = split.left @ directions * sizes
+    return Inputs(scaled[:, :columns] / sizes[:, None], slopes)
+
+
+def before(layer: Rectified, after: Rectified, known: Inputs) -> Inputs:
+    """The inputs of the layer before one whose inputs and slopes are known.
+
+    Where ReLU let nothing through, the next layer's input is zero. The slopes are then known, and the inputs are least
+    squares.
+    """
+    size = known.inputs.abs().amax().clamp_min(1e-300)
+    slopes = (after.weight.T @ known.slopes) * (1e-6 * size < known.inputs.T)
+    inputs = torch.linalg.lstsq(slopes, layer.gradient[:, : layer.weight.shape[1]]).solution
+    return Inputs(inputs, slopes)
+
+
+def refined(
+    observation: Observation, end: Tail, inputs: Float[Tensor, "batch pixels"], labels: Float[Tensor, "batch classes"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Pictures near the truth brought to where the update's noise leaves them.
+
+    Run through the known model, pictures give the open units and errors, and with them the slopes; the slopes give the
+    pictures by least squares. Errors of the pictures move the slopes little, so that a few rounds suffice.
+    """
+    model, first = victim(observation), end.layers[0]
+    columns = first.weight.shape[1]
+    pictures = end.pictures(inputs, observation.image_shape)
+    least, best = torch.inf, pictures
+    for _ in range(REFINEMENTS):
+        slopes, _ = slopes_at_first(model, end, pictures.clamp(0, 1), labels, observation)
+        solution = torch.linalg.lstsq(slopes, first.gradient).solution
+        change = float((end.pictures(solution[:, :columns], observation.image_shape) - pictures).abs().max())
+        rest = float((first.gradient - slopes @ solution).norm())
+        pictures = end.pictures(solution[:, :columns], observation.image_shape)
+        if not torch.isfinite(pictures).all():
+            break
+        if rest < least:
+            least, best = rest, pictures
+        if change < 1e-14:
+            break
+    return best

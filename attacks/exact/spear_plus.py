@@ -1,0 +1,138 @@
+"""SPEAR's goal (Dimitrov et al., NeurIPS 2024, arXiv 2403.03945) in polynomial time, from the last hidden layer backwards."""
+
+import time
+
+import torch
+from torch import Tensor
+
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
+from attacks.exact.assembly import before, inputs_of, refined
+from attacks.exact.certificate import certify
+from attacks.exact.completion import completed
+from attacks.exact.layers import Rectified, Tail, dtype_of, tail
+from attacks.exact.low_rank import Split, split
+from attacks.exact.two_values import Found, nothing, searched, typical_errors
+from attacks.labels.auto import AutoLabels
+from attacks.labels.counts import whole_counts
+from learning.catalogue import Count, Positive, settings
+
+
+@settings
+class SpearPlus(Attack):
+    """A batch's pictures and labels, exactly, from one update of a network that ends in linear layers with ReLU between.
+
+    The last hidden layer is taken apart by the search of `two_values`; the layers before it follow by least squares, since
+    a layer's input says where ReLU was open in the layer before. Where a picture stands at the beginning, the pictures are
+    brought to the update's precision and certified; where convolutions do, the labels are all that is returned.
+
+    `starts`: of the search, at once and for one class. `reflections`: of each. `rounds`: passes over the classes.
+    `seconds`: after which the search gives up.
+
+    Examples whose share of the update is below its noise (a trained model is sure of them), or that were not found, have
+    grey pictures that are not certified; their labels are what `auto` restores, less the labels that were found.
+    `identifiable` and `verdict` are those of the certificate.
+    Raises `NotApplicable` where no hidden linear layer feeds the last one through ReLU, or the batch is as large as a layer.
+    """
+
+    starts: Count = 64
+    reflections: Count = 200
+    rounds: Count = 24
+    seconds: Positive = 300.0
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        end = tail(observation)
+        if len(end.layers) < 2:
+            raise NotApplicable("no linear layer feeds the last one through ReLU")
+        hidden, last = end.layers[-2:]
+        parts = split(hidden.gradient, observation.examples)
+        found = self._found(parts, hidden, last, observation.examples, rng)
+        return assembled(observation, end, parts, found, rng)
+
+    def _found(self, parts: Split, hidden: Rectified, last: Rectified, examples: int, rng: torch.Generator) -> Found:
+        """Directions, until there are as many as the rank."""
+        outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
+        tolerance = max(1e-8, 20 * parts.unsure)
+        counts = expected_counts(last, answer, examples)
+        found, began = nothing(parts, classes), time.monotonic()
+        for turn in range(self.rounds):
+            if turn % 2:  # a trained model answers every example differently
+                answer = torch.zeros(classes).exponential_(generator=rng).square().to(parts.left)
+            every = [typical_errors(answer, own) for own in range(classes)]
+            for own in range(classes):
+                if time.monotonic() - began > self.seconds:
+                    return found
+                left = counts[own] - float((found.classes == own).sum())
+                if left < 0.5 and turn % 4 < 2:
+                    continue  # the label counts say that there is none; they may be wrong
+                expected = max(1, round(left)) + turn // 4
+                found = searched(
+                    parts, outgoing, every[own], own, found, expected, self.starts, self.reflections, tolerance, rng
+                )
+                if found.directions.shape[1] >= parts.rank:
+                    return found
+            found = completed(found, parts, hidden, outgoing, every, tolerance, rng)
+            if found.directions.shape[1] >= parts.rank:
+                return found
+        return found
+
+
+def expected_counts(last: Rectified, answer: Tensor, examples: int) -> list[float]:
+    """Examples of each class, by the last layer's bias gradient, if all are answered alike; as many of each without one."""
+    if last.bias is None:
+        return [examples / len(last.weight)] * len(last.weight)
+    return (examples * (answer - last.gradient[:, -1])).tolist()
+
+
+def typical_answer(last: Rectified) -> Tensor:
+    """Class probabilities of the features that fit the last layer's gradient best, if all examples had the same."""
+    if last.bias is None:
+        return torch.full_like(last.weight[:, 0], 1 / len(last.weight))
+    errors = last.gradient[:, -1]
+    features = last.gradient[:, :-1].T @ errors / (errors @ errors).clamp_min(1e-300)
+    return torch.softmax(last.weight @ features + last.bias, 0)
+
+
+def assembled(observation: Observation, end: Tail, parts: Split, found: Found, rng: torch.Generator) -> Reconstruction:
+    """The reconstruction that directions at the last hidden layer stand for."""
+    labels = completed_labels(observation, found.classes, rng)
+    missing = parts.rank - found.directions.shape[1]
+    if missing:
+        return Reconstruction(
+            labels=labels, identifiable=False,
+            verdict=f"{found.directions.shape[1]} of {parts.rank} examples were taken apart, and pictures need all of them",
+        )  # fmt: skip
+    if end.slope is None:
+        word = f"{parts.rank} of {observation.examples} labels are read off the update; the pictures stand behind other layers"
+        return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)
+    known = inputs_of(end.layers[-2], parts, found.directions)
+    for index in range(len(end.layers) - 3, -1, -1):
+        known = before(end.layers[index], end.layers[index + 1], known)
+    rows = label_rows(found.classes, observation.classes).to(known.inputs)
+    pictures = refined(observation, end, known.inputs, rows)
+    first = parts if len(end.layers) == 2 else split(end.layers[0].gradient, observation.examples)
+    certificate = certify(observation, end, first, pictures, rows)
+    grey = pictures.new_full((observation.examples - len(pictures), *observation.image_shape), 0.5)
+    certified = torch.cat([certificate.certified.cpu(), torch.zeros(len(grey), dtype=torch.bool)])
+    return Reconstruction(
+        images=torch.cat([pictures.nan_to_num(0.5).clamp(0, 1), grey]).cpu().to(dtype_of(observation)),
+        labels=labels,
+        certified=certified,
+        identifiable=bool(certified.any()),
+        verdict=certificate.sentence,
+    )
+
+
+def completed_labels(observation: Observation, classes: Tensor, rng: torch.Generator) -> Tensor:
+    """The found labels first, then as many more as there are examples, from what `auto` restores less what was found."""
+    rows = label_rows(classes.cpu(), observation.classes)
+    missing = observation.examples - len(rows)
+    if missing <= 0:
+        return rows[: observation.examples]
+    try:
+        guessed = AutoLabels().reconstruct(observation, rng).labels
+    except NotApplicable:
+        guessed = None
+    left = torch.ones(observation.classes) if guessed is None else (guessed.sum(0) - rows.sum(0)).clamp_min(0)
+    left = left if left.sum() > 0 else torch.ones(observation.classes)
+    counts = whole_counts(left / left.sum() * missing, missing)
+    return torch.cat([rows, label_rows(torch.arange(observation.classes).repeat_interleave(counts), observation.classes)])

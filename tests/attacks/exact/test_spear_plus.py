@@ -1,0 +1,109 @@
+"""Batches come back exactly, in any order, with their labels; what is certified is right."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from attacks import NotApplicable, Observation
+from attacks.exact import SpearPlus
+from attacks.exact.completion import completed
+from attacks.exact.layers import tail
+from attacks.exact.low_rank import split
+from attacks.exact.two_values import Found, nothing, searched, typical_errors
+from learning.models import MLP, LeNet, LeNet5, ResNet18
+from learning.tensors import Batch, generator
+from learning.training import Training
+from tests.attacks.test_labels import counts, observe, random_batch, restored
+
+SHAPE = (1, 12, 12)
+
+
+def seen(
+    size: int, seed: int, width: int = 100, depth: int = 1, dtype: torch.dtype = torch.float64
+) -> tuple[Observation, Batch]:
+    batch = random_batch(size, seed, SHAPE)
+    batch = Batch(batch.images.to(dtype), batch.labels)
+    return observe(MLP(width=width, depth=depth).build(SHAPE, 10, seed).to(dtype), batch), batch
+
+
+def farthest(found: Tensor | None, truth: Tensor) -> float:
+    """The largest difference of a pixel between a true picture and the restored one that is nearest to it."""
+    assert found is not None
+    return float((truth[:, None] - found[None]).abs().flatten(2).amax(2).amin(1).max())
+
+
+@pytest.mark.parametrize(("size", "depth"), [(2, 1), (8, 1), (16, 1), (8, 3)])
+def test_a_batch_is_restored_exactly_with_its_labels(size, depth):
+    for seed in range(3):
+        observation, batch = seen(size, seed, depth=depth)
+        found = SpearPlus().reconstruct(observation, generator(seed))
+        assert farthest(found.images, batch.images) < 1e-7
+        assert restored(found.labels) == counts(batch.labels)
+        assert found.certified is not None
+        assert found.certified.all(), found.verdict
+
+
+def test_float32_updates_are_certified_to_their_precision():
+    for seed in range(3):
+        observation, batch = seen(8, seed, dtype=torch.float32)
+        found = SpearPlus().reconstruct(observation, generator(seed))
+        assert farthest(found.images, batch.images) < 1e-3
+        assert found.certified is not None
+        assert found.certified.all(), found.verdict
+
+
+def test_a_last_missing_direction_follows_from_the_others():
+    observation, _ = seen(6, 0)
+    end = tail(observation)
+    hidden, last = end.layers
+    parts = split(hidden.gradient, 6)
+    answer = torch.full((10,), 0.1, dtype=torch.float64)
+    every = [typical_errors(answer, own) for own in range(10)]
+    found, rng = nothing(parts, 10), generator("search")
+    outgoing = last.weight.T[parts.live]
+    for _ in range(5):
+        for own in range(10):
+            found = searched(parts, outgoing, every[own], own, found, 2, 32, 100, 1e-8, rng)
+    assert found.directions.shape[1] == 6
+    for out in range(6):
+        kept = torch.tensor([index for index in range(6) if index != out])
+        fewer = Found(
+            found.directions[:, kept], found.classes[kept], found.errors[kept], found.open[kept], found.left_over[kept]
+        )
+        again = completed(fewer, parts, hidden, outgoing, every, 1e-8, rng)
+        assert again.directions.shape[1] == 6
+        torch.testing.assert_close(again.directions[:, 5], found.directions[:, out], rtol=0, atol=1e-9)
+
+
+def test_convolutions_before_leave_the_labels():
+    for seed in range(3):
+        batch = random_batch(8, seed, (1, 16, 16))
+        batch = Batch(batch.images.double(), batch.labels)
+        found = SpearPlus(rounds=8).reconstruct(observe(LeNet5().build((1, 16, 16), 10, seed).double(), batch), generator(seed))
+        assert found.images is None
+        assert restored(found.labels) == counts(batch.labels)
+
+
+def test_another_batch_is_not_certified():
+    """An update that no batch makes has no certificate: noise as large as the gradient."""
+    observation, _ = seen(6, 0)
+    rng = generator("noise")
+    for tensor in observation.update.parameters.values():
+        tensor += tensor.std() * torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype)
+    found = SpearPlus(rounds=2).reconstruct(observation, generator(0))
+    assert found.certified is None or not found.certified.any()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "size", "training", "reason"),
+    [
+        (LeNet(activation="relu"), SHAPE, 2, Training(), "no linear layer feeds the last one"),
+        (MLP(width=8), SHAPE, 20, Training(), "told apart only where there are more"),
+        (MLP(activation="sigmoid"), SHAPE, 2, Training(), "no linear layer feeds the last one"),
+        (ResNet18(), (3, 16, 16), 2, Training(batch_norm="train"), "BatchNorm in train mode"),
+    ],
+)
+def test_what_it_cannot_do_is_said(architecture, shape, size, training, reason):
+    observation = observe(architecture.build(shape, 10, 0), random_batch(size, shape=shape), training)
+    with pytest.raises(NotApplicable, match=reason):
+        SpearPlus().reconstruct(observation, generator(0))
