@@ -2,9 +2,13 @@
 
 from defenses.clipping import NormClipping
 from defenses.defense import Compute, Defense, UpdateDefense, around, defended, defended_update
+from defenses.dp_sgd import DPSGD
+from defenses.label_smoothing import LabelSmoothing
+from defenses.mixing import InstaHide, Mixup
 from defenses.noise import GaussianNoise, LaplacianNoise
 from defenses.pruning import MagnitudePruning, RandomPruning
 from defenses.quantization import Quantization, Sign, Ternary
+from defenses.transformations import TransformedPictures
 
 DEFENSES: dict[str, type[Defense]] = {
     "gaussian-noise": GaussianNoise,
@@ -15,20 +19,30 @@ DEFENSES: dict[str, type[Defense]] = {
     "quantization": Quantization,
     "ternary": Ternary,
     "sign": Sign,
+    "dp-sgd": DPSGD,
+    "label-smoothing": LabelSmoothing,
+    "mixup": Mixup,
+    "instahide": InstaHide,
+    "transformed-pictures": TransformedPictures,
 }
 
 __all__ = [
     "DEFENSES",
+    "DPSGD",
     "Compute",
     "Defense",
     "GaussianNoise",
+    "InstaHide",
+    "LabelSmoothing",
     "LaplacianNoise",
     "MagnitudePruning",
+    "Mixup",
     "NormClipping",
     "Quantization",
     "RandomPruning",
     "Sign",
     "Ternary",
+    "TransformedPictures",
     "UpdateDefense",
     "around",
     "defended",

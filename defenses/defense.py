@@ -1,5 +1,6 @@
 """What a defense is: it stands between a client's batch and the update that the client shares."""
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeAlias
@@ -69,7 +70,7 @@ def defended_update(chain: Sequence[Defense], training: Training) -> Compute:
     the step.
     """
     steps = [defense for defense in chain if defense.wraps == "step"]
-    for before, defense in zip(steps, steps[1:], strict=False):
+    for before, defense in itertools.pairwise(steps):
         if defense.computes:
             raise ValueError(f"{defense} computes gradients on its own, and would skip {before}: put it first in the chain")
     step = around(steps, plain_step)

@@ -13,7 +13,7 @@ from learning.tensors import Update
 
 @settings
 class Quantization(UpdateDefense):
-    """Rounds every entry to one of the 2^bits - 1 levels that stand evenly between minus and plus the tensor's largest magnitude.
+    """Rounds every entry to one of 2^bits - 1 levels, which stand evenly from minus to plus the tensor's largest magnitude.
 
     Zero is a level, and stays zero. `rounding`: "stochastic" goes to one of the two levels around an entry, to the nearer
     one with the greater probability, such that the expected value is the entry; "nearest" takes the nearer one. Source:
@@ -30,10 +30,11 @@ class Quantization(UpdateDefense):
 
 @settings
 class Ternary(UpdateDefense):
-    """Shares each entry as minus, zero or plus the tensor's largest magnitude, at random, so that its expected value is the entry.
+    """Shares each entry as minus, zero or plus the tensor's largest magnitude, by chance; its expected value is the entry.
 
     `clip`: entries are first cut off at so many of their tensor's root mean squares, which bounds the noise and biases
-    what is cut; 0 cuts nothing. Source: Wen et al. 2017, TernGrad (arXiv 1705.07878), section 3, who clip at 2.5 standard deviations.
+    what is cut; 0 cuts nothing. Source: Wen et al. 2017, TernGrad (arXiv 1705.07878), section 3, where the clip is at 2.5
+    standard deviations.
     """
 
     clip: NotNegative = 2.5

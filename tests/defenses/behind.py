@@ -10,6 +10,8 @@ from learning.training import Training, local_update
 WORK = {
     "gradient": Training(batch_norm="train", buffers="sent"),
     "delta": Training(shared="delta", batch_size=2, epochs=2, batch_norm="train", buffers="sent"),
+    "gradient in eval mode": Training(buffers="sent"),
+    "delta in eval mode": Training(shared="delta", batch_size=2, epochs=2, buffers="sent"),
 }
 
 
@@ -36,7 +38,7 @@ def shared(chain: list[Defense], work: str = "gradient", seed: int = 0) -> Updat
 def changed(chain: list[Defense], parameters: Tensors, seed: int = 0, buffers: Tensors | None = None) -> Update:
     """What the chain makes of a given update."""
     given = Update(parameters, buffers or {})
-    return around(chain, lambda model, batch, rng: given)(network(), pictures(), generator(seed))
+    return around(chain, lambda model, batch, rng: given)(network().eval(), pictures(), generator(seed))
 
 
 def same(one: Tensors, other: Tensors) -> bool:
