@@ -6,8 +6,10 @@ from defenses.dp_sgd import DPSGD
 from defenses.label_smoothing import LabelSmoothing
 from defenses.mixing import InstaHide, Mixup
 from defenses.noise import GaussianNoise, LaplacianNoise
+from defenses.outpost import Outpost
 from defenses.pruning import MagnitudePruning, RandomPruning
 from defenses.quantization import Quantization, Sign, Ternary
+from defenses.soteria import Soteria
 from defenses.transformations import TransformedPictures
 
 DEFENSES: dict[str, type[Defense]] = {
@@ -24,6 +26,8 @@ DEFENSES: dict[str, type[Defense]] = {
     "mixup": Mixup,
     "instahide": InstaHide,
     "transformed-pictures": TransformedPictures,
+    "soteria": Soteria,
+    "outpost": Outpost,
 }
 
 __all__ = [
@@ -38,9 +42,11 @@ __all__ = [
     "MagnitudePruning",
     "Mixup",
     "NormClipping",
+    "Outpost",
     "Quantization",
     "RandomPruning",
     "Sign",
+    "Soteria",
     "Ternary",
     "TransformedPictures",
     "UpdateDefense",

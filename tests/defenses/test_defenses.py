@@ -17,7 +17,9 @@ from defenses import (
     MagnitudePruning,
     Mixup,
     NormClipping,
+    Outpost,
     RandomPruning,
+    Soteria,
     TransformedPictures,
     around,
     defended,
@@ -44,6 +46,8 @@ TABLE: dict[str, list[dict]] = {
     "mixup": [{"alpha": 1.0}],
     "instahide": [{}, {"pictures": 1}, {"pictures": 2, "largest": 0.8, "flips": False}],
     "transformed-pictures": [{}, {"policy": ["invert", {"name": "rotate", "strength": 0.3}]}],
+    "soteria": [{"layer": "4", "prune": 0.2}],
+    "outpost": [{"noise": 0.5}],
 }
 EVERY = [build(DEFENSES, {"name": name, **fields}) for name, rows in TABLE.items() for fields in rows]
 WRAPPING = [defense for defense in EVERY if not defense.computes]
@@ -61,6 +65,8 @@ NO_STRENGTH = [
     Mixup(alpha=0),
     InstaHide(pictures=1, flips=False),
     TransformedPictures(policy=()),
+    Soteria(layer="4", prune=0),
+    Outpost(noise=0, prune=0),
     TransformedPictures(policy=(Transform(name="rotate", strength=0),)),
 ]
 
