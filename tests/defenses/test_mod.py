@@ -1,7 +1,9 @@
 """Defenses as mods of an ordinary Flower client, through real messages."""
 
 import pickle
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -217,3 +219,17 @@ def test_a_record_under_another_name_is_defended():
     reply = Client([as_mod(Sign(scale="one"), "gradient")], answer).answers()
     shared = tensors_of(reply.content.array_records["gradient"])
     assert torch.equal(shared["layer.weight"], MOVED["layer.weight"].sign())
+
+
+def test_the_readme_s_client_is_defended():
+    """A tenth of each tensor stays, clipped to a norm of 1, and noise of deviation .01 is over all."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "as_mod" in block)
+    names: dict = {}
+    exec(code, names)
+    client = Client(names["app"]._mods, weights({name: 10 * tensor for name, tensor in MOVED.items()}))
+    change = Update({name: tensor - SENT[name] for name, tensor in client.shares().items()}).flat()
+    kept = change.abs() > 0.06
+    assert int(kept.sum()) == 2 + 1
+    assert float(change.norm()) == pytest.approx(1, abs=0.05)
+    assert int((change != 0).sum()) == 15
