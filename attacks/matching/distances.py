@@ -19,6 +19,12 @@ def squared_distance(found: Tensors, wanted: Tensors) -> Tensor:
     return torch.stack([(found[name] - tensor).square().sum() for name, tensor in wanted.items()]).sum()
 
 
+def relative_squared_distance(found: Tensors, wanted: Tensors) -> Tensor:
+    """The squared distance in units of the wanted gradient's square: one at a vanished gradient, whatever the network."""
+    size = squared_distance({name: torch.zeros_like(tensor) for name, tensor in wanted.items()}, wanted)
+    return squared_distance(found, wanted) / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
 def cosine_distance(found: Tensors, wanted: Tensors) -> Tensor:
     """One minus the cosine of the angle, in [0, 2] (Inverting Gradients, equation 4). One, and flat, where either is zero."""
     product, a, b = _product(found, wanted), _product(found, found, wanted), _product(wanted, wanted)

@@ -9,7 +9,7 @@ from attacks.labels import LabelRestoration
 from attacks.matching.descent import minimise
 from attacks.matching.distances import squared_distance
 from attacks.matching.priors import start
-from attacks.matching.slopes import traced
+from attacks.matching.slopes import TRACED_FROM, traced
 from attacks.matching.victim import victim_of
 from learning.catalogue import Count, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -55,7 +55,7 @@ class DLG(Attack):
         def loss(sought: Tensors) -> Tensor:
             return squared_distance(victim.gradient(sought["images"], labels(sought)), wanted)
 
-        slope = traced(grad_and_value(loss), variables, self.iterations)
+        slope = traced(grad_and_value(loss), variables, self.iterations >= TRACED_FROM)
         history = minimise(slope, variables, self.iterations, self.tolerance)
         return Reconstruction(
             images=variables["images"].clamp(0, 1).nan_to_num(0.5).float().cpu(),

@@ -21,15 +21,17 @@ Loss: TypeAlias = Callable[[Tensors], Tensor]
 Slope: TypeAlias = Callable[[Tensors], tuple[Tensors, Tensor]]
 
 LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, not calls, is what a step costs
-TRACED_FROM = 50  # iterations that repay the second or more that tracing costs
+TRACED_FROM, TRACED_LARGE_FROM = 300, 300  # iterations that repay the seconds that tracing costs, of small and of large work
 STEPS = (1e-1, 3e-2, 1e-2, 1e-3, 1e-4)  # of finite differences, as shares of the weights' norm
 GOOD = 0.98  # cosine with the exact slope from which a finite difference counts as good
 
 
-def stacked(loss: Loss, together: bool = True) -> Slope:
-    """The exact slopes of all restarts: at once where they are small, and one after the other where they are large."""
-    one = grad_and_value(loss)
-    return vmap(one) if together else one_by_one(one)
+def exact(loss: Loss, variables: Tensors, iterations: int, large: bool) -> Slope:
+    """The exact slopes of all restarts: at once where the work is small, and one after the other where it is large."""
+    if not large:
+        return traced(vmap(grad_and_value(loss)), variables, iterations >= TRACED_FROM)
+    first = {name: tensor[0] for name, tensor in variables.items()}
+    return one_by_one(traced(grad_and_value(loss), first, iterations >= TRACED_LARGE_FROM))
 
 
 def one_by_one(one: Slope) -> Slope:
@@ -45,8 +47,8 @@ def one_by_one(one: Slope) -> Slope:
     return slope
 
 
-def difference(victim: Victim, labels: Tensor, wanted: Tensors, distance: Distance, prior: Loss, step: float) -> Slope:
-    """The slope of distance plus prior with respect to one restart's `images`, by a finite difference in the weights.
+def difference(victim: Victim, wanted: Tensors, distance: Distance, prior: Loss, step: float) -> Slope:
+    """The slope of distance plus prior for one restart's `images` and `labels`, by a finite difference in the weights.
 
     The distance's slope is the Jacobian of the gradient, times the distance's own slope v with respect to the gradient. The
     Jacobian is symmetric: that product is the derivative along v, in the weights, of the loss's slope with respect to the
@@ -56,7 +58,7 @@ def difference(victim: Victim, labels: Tensor, wanted: Tensors, distance: Distan
     norm = torch.stack([tensor.square().sum() for tensor in victim.weights.values()]).sum().sqrt()
 
     def slope(variables: Tensors) -> tuple[Tensors, Tensor]:
-        images = variables["images"]
+        images, labels = variables["images"], variables["labels"]
         found, here = grad(victim.loss, argnums=(0, 1))(victim.weights, images, labels)
         way, value = grad_and_value(lambda gradient: distance(gradient, wanted))(found)
         length = torch.stack([tensor.square().sum() for tensor in way.values()]).sum().sqrt()
@@ -68,22 +70,22 @@ def difference(victim: Victim, labels: Tensor, wanted: Tensors, distance: Distan
     return slope
 
 
-def good_step(exact: Slope, differences: Callable[[float], Slope], variables: Tensors) -> float | None:
+def good_step(slope: Slope, differences: dict[float, Slope], variables: Tensors) -> float | None:
     """The step of the finite difference that comes nearest to the exact slope there; None where none is near.
 
     Smooth networks want a small step. ReLU networks want a large one: on a short way a few units switch or none do, and the
     difference is mostly that.
     """
-    true = exact(variables)[0]["images"].flatten()
-    found = {step: differences(step)(variables)[0]["images"].flatten() for step in STEPS}
-    cosines = {step: torch.cosine_similarity(true, slope, 0).item() for step, slope in found.items()}
-    best = max(STEPS, key=lambda step: cosines[step])
+    true = slope(variables)[0]["images"].flatten()
+    found = {step: one(variables)[0]["images"].flatten() for step, one in differences.items()}
+    cosines = {step: torch.cosine_similarity(true, near, 0).item() for step, near in found.items()}
+    best = max(cosines, key=lambda step: cosines[step])
     return best if cosines[best] >= GOOD else None
 
 
-def traced(slope: Slope, variables: Tensors, iterations: int) -> Slope:
-    """The same operations on the same numbers without the Python around them, where the iterations repay the tracing."""
-    if iterations < TRACED_FROM:
+def traced(slope: Slope, variables: Tensors, wanted: bool = True) -> Slope:
+    """The same operations on the same numbers, without the Python around them. It costs a second, or some."""
+    if not wanted:
         return slope
     with _TRACING:
         program = make_fx(slope)({name: tensor.detach() for name, tensor in variables.items()})

@@ -21,7 +21,7 @@ from attacks.labels import (
     RankOneLabels,
     SoftLabels,
 )
-from attacks.matching import DLG, InvertingGradients
+from attacks.matching import DLG, SME, Dimitrov, GengImages, GradInversion, InvertingGradients
 from learning.models import MLP, ConvNet, LeNet
 from learning.tensors import generator
 from learning.training import Training
@@ -41,11 +41,16 @@ QUICK: dict[str, Attack] = {
     "soft-labels": SoftLabels(),
     "dlg": DLG(iterations=4),
     "inverting-gradients": InvertingGradients(iterations=4, restarts=2),
+    "gradinversion": GradInversion(iterations=4, seeds=2, regroup=1),
+    "geng-images": GengImages(iterations=4),
+    "dimitrov": Dimitrov(iterations=4),
+    "sme": SME(iterations=4, restarts=2),
     "null": Null(),
     "mean": Mean(),
 }
 
-CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels")  # for one example, or for labels that do not repeat
+# For one example, for labels that do not repeat, or for several local steps
+CHOOSY = ("idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme")
 
 IN_TRAIN_MODE = Training(batch_norm="train")
 

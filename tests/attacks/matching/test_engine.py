@@ -1,13 +1,12 @@
 """The engine: cheap slopes are the dear ones, restarts do not see each other, a descent ends where it should."""
 
-import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.func import grad_and_value
+from torch.fx import GraphModule
 
 from attacks.attack import label_rows
 from attacks.matching import InvertingGradients
@@ -15,7 +14,7 @@ from attacks.matching.adam import descend
 from attacks.matching.distances import cosine_distance
 from attacks.matching.patches import Patches, use_patches
 from attacks.matching.priors import total_variation
-from attacks.matching.slopes import difference, good_step, one_by_one, stacked, traced
+from attacks.matching.slopes import TRACED_FROM, difference, exact, good_step, one_by_one
 from attacks.matching.victim import Victim, victim_of, work
 from learning.models import ConvNet, LeNet, ResNet18
 from learning.tensors import Tensors, generator
@@ -23,12 +22,6 @@ from learning.training import Training
 from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
 
 SMALL = (3, 12, 12)
-
-
-@pytest.fixture(autouse=True)
-def untold(caplog):
-    """PyTorch's log of its tracing, which pytest would collect: most of these tests' time."""
-    caplog.set_level(logging.WARNING, "torch.__trace")
 
 
 def matching(architecture, shape, training: Training | None = None, restarts: int = 2, size: int = 2):
@@ -58,27 +51,21 @@ VICTIMS = {
 @pytest.mark.parametrize("case", VICTIMS)
 def test_restarts_computed_together_are_those_computed_alone(case):
     *_, loss, starts = matching(*VICTIMS[case])
-    slopes, losses = stacked(loss)(starts)
-    for one in (stacked(loss, together=False), one_by_one(grad_and_value(loss))):
-        alone, values = one(starts)
-        torch.testing.assert_close(values, losses)
-        torch.testing.assert_close(alone, slopes, atol=1e-10, rtol=1e-6)
+    slopes, losses = exact(loss, starts, 1, large=False)(starts)
+    alone, values = exact(loss, starts, 1, large=True)(starts)
+    torch.testing.assert_close(values, losses)
+    torch.testing.assert_close(alone, slopes, atol=1e-10, rtol=1e-6)
 
 
 @pytest.mark.parametrize("case", ["LeNet", "BatchNorm, train"])
 def test_a_traced_slope_has_the_same_bits(case):
     *_, loss, starts = matching(*VICTIMS[case])
-    slope = stacked(loss)
-    program = traced(slope, {"images": starts["images"] + 1}, 50)
-    assert program is not slope
+    slope = exact(loss, starts, 1, large=False)
+    program = exact(loss, {"images": starts["images"] + 1}, TRACED_FROM, large=False)
+    assert isinstance(program, GraphModule)
+    assert not isinstance(slope, GraphModule)
     assert all(map(torch.equal, program(starts)[0].values(), slope(starts)[0].values()))
     assert program(starts)[1].equal(slope(starts)[1])
-
-
-def test_short_descents_are_not_traced():
-    *_, loss, starts = matching(*VICTIMS["LeNet"])
-    slope = stacked(loss)
-    assert traced(slope, starts, 49) is slope
 
 
 @pytest.mark.parametrize("case", VICTIMS)
@@ -89,23 +76,23 @@ def test_a_finite_difference_is_the_slope_where_nothing_switches(case):
     def prior(one: Tensors) -> Tensor:
         return 0.01 * total_variation(one["images"])
 
-    exact, value = stacked(lambda one: loss(one) + prior(one))(starts)
-    found, same = one_by_one(difference(victim, labels, wanted, cosine_distance, prior, 1e-10))(starts)
+    slopes, value = exact(lambda one: loss(one) + prior(one), starts, 1, large=False)(starts)
+    found, same = one_by_one(difference(victim, wanted, cosine_distance, prior, 1e-10))(starts | {"labels": labels[None]})
     torch.testing.assert_close(same, value)
-    assert torch.cosine_similarity(found["images"].flatten(), exact["images"].flatten(), 0) > 0.999
+    assert torch.cosine_similarity(found["images"].flatten(), slopes["images"].flatten(), 0) > 0.999
 
 
 def test_the_step_is_taken_that_comes_nearest_and_none_where_none_is_near():
     *_, loss, starts = matching(*VICTIMS["LeNet"], restarts=1)
-    exact = stacked(loss)
+    slope = exact(loss, starts, 1, large=False)
     noise = torch.randn(starts["images"].shape, generator=generator("noise")).double()
-    size = exact(starts)[0]["images"].std()
+    size = slope(starts)[0]["images"].std()
 
     def off(amount: float):
-        return lambda variables: ({"images": exact(variables)[0]["images"] + amount * size * noise}, exact(variables)[1])
+        return lambda variables: ({"images": slope(variables)[0]["images"] + amount * size * noise}, slope(variables)[1])
 
-    assert good_step(exact, lambda step: off(0.05 if step == 1e-2 else 0.1), starts) == 1e-2
-    assert good_step(exact, lambda step: off(2.0), starts) is None
+    assert good_step(slope, {1e-1: off(0.1), 1e-2: off(0.05), 1e-3: off(0.1)}, starts) == 1e-2
+    assert good_step(slope, {1e-2: off(2.0)}, starts) is None
 
 
 CONVOLUTIONS = {
@@ -202,7 +189,7 @@ def test_the_last_tenth_takes_the_second_slope():
 
 def test_attacks_in_threads_do_not_disturb_each_other():
     victims = [observe(LeNet().build(SHAPE, CLASSES, seed), random_batch(1, seed)) for seed in range(2)]
-    attack = InvertingGradients(iterations=50, signed=False)
+    attack = InvertingGradients(iterations=TRACED_FROM, signed=False)
     alone = [attack.reconstruct(victim, generator(0)) for victim in victims]
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(lambda victim: attack.reconstruct(victim, generator(0)), victims))
