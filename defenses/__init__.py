@@ -1,24 +1,56 @@
 """Defenses: one file per technique. Import from here; add yours to the catalogue."""
 
 from defenses.clipping import NormClipping
-from defenses.defense import Compute, Defense, defended
+from defenses.defense import Compute, Defense, UpdateDefense, around, defended, defended_update
+from defenses.dp_sgd import DPSGD
+from defenses.label_smoothing import LabelSmoothing
+from defenses.mixing import InstaHide, Mixup
 from defenses.noise import GaussianNoise, LaplacianNoise
-from defenses.pruning import MagnitudePruning
+from defenses.outpost import Outpost
+from defenses.pruning import MagnitudePruning, RandomPruning
+from defenses.quantization import Quantization, Sign, Ternary
+from defenses.soteria import Soteria
+from defenses.transformations import TransformedPictures
 
 DEFENSES: dict[str, type[Defense]] = {
     "gaussian-noise": GaussianNoise,
     "laplacian-noise": LaplacianNoise,
     "norm-clipping": NormClipping,
     "magnitude-pruning": MagnitudePruning,
+    "random-pruning": RandomPruning,
+    "quantization": Quantization,
+    "ternary": Ternary,
+    "sign": Sign,
+    "dp-sgd": DPSGD,
+    "label-smoothing": LabelSmoothing,
+    "mixup": Mixup,
+    "instahide": InstaHide,
+    "transformed-pictures": TransformedPictures,
+    "soteria": Soteria,
+    "outpost": Outpost,
 }
 
 __all__ = [
     "DEFENSES",
+    "DPSGD",
     "Compute",
     "Defense",
     "GaussianNoise",
+    "InstaHide",
+    "LabelSmoothing",
     "LaplacianNoise",
     "MagnitudePruning",
+    "Mixup",
     "NormClipping",
+    "Outpost",
+    "Quantization",
+    "RandomPruning",
+    "Sign",
+    "Soteria",
+    "Ternary",
+    "TransformedPictures",
+    "UpdateDefense",
+    "around",
     "defended",
+    "defended_update",
 ]

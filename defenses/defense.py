@@ -1,15 +1,17 @@
 """What a defense is: it stands between a client's batch and the update that the client shares."""
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 from torch import nn
 
 from learning.tensors import Batch, Update
+from learning.training import Step, Training, local_update, plain_step
 
-Compute: TypeAlias = Callable[[nn.Module, Batch, torch.Generator], Update]
+Compute: TypeAlias = Step
 
 
 class Defense(ABC):
@@ -17,18 +19,63 @@ class Defense(ABC):
 
     `share` gets the computation that it wraps, as Flower's mods get `call_next`: it may change the batch before, the update
     after, or compute in its own way.
+
+    `wraps`: what it is put around. "round" is all that a client does in a round; "step" is the gradient of every local
+    step's mini-batch. The two are one where a gradient is shared. `computes`: whether it computes on its own, and never
+    calls what it gets; no other step's defense can then stand before it.
     """
+
+    wraps: ClassVar[Literal["step", "round"]] = "round"
+    computes: ClassVar[bool] = False
 
     @abstractmethod
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
         """The update that leaves the client. All randomness comes from `rng`."""
 
 
-def defended(chain: Sequence[Defense], compute: Compute) -> Compute:
-    """The computation behind a chain of defenses; the first is closest to the data, the last acts last on the update."""
+class UpdateDefense(Defense):
+    """A defense that needs nothing but the update: it serves as a Flower mod too (`defenses.mod`)."""
+
+    @abstractmethod
+    def change(self, update: Update, rng: torch.Generator) -> Update:
+        """What is shared in the update's place; the one that is given is left as it was."""
+
+    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
+        return self.change(compute(model, batch, rng), rng)
+
+
+def around(chain: Sequence[Defense], compute: Compute) -> Compute:
+    """One computation behind a chain of defenses, whatever they wrap; the first is closest to `compute`."""
     for defense in chain:
         compute = _behind(defense, compute)
     return compute
+
+
+def defended(chain: Sequence[Defense], compute: Compute) -> Compute:
+    """A client's round behind a chain of defenses; the first is closest to the data, the last acts last on the update.
+
+    Raises `ValueError` for a defense of single steps, which `compute` has no place for: `defended_update` has.
+    """
+    for defense in chain:
+        if defense.wraps == "step":
+            raise ValueError(f"{defense} acts inside of every local step: use defended_update(chain, training)")
+    return around(chain, compute)
+
+
+def defended_update(chain: Sequence[Defense], training: Training) -> Compute:
+    """What a client shares for its batch, if it trains as ordered and defends itself by the chain.
+
+    Defenses of the step act on the gradient of every local step, those of the round on its result; among each the first is
+    closest to the data, the last acts last. Raises `ValueError` if a defense that computes on its own follows another of
+    the step.
+    """
+    steps = [defense for defense in chain if defense.wraps == "step"]
+    for before, defense in itertools.pairwise(steps):
+        if defense.computes:
+            raise ValueError(f"{defense} computes gradients on its own, and would skip {before}: put it first in the chain")
+    step = around(steps, plain_step)
+    rounds = [defense for defense in chain if defense.wraps == "round"]
+    return around(rounds, lambda model, batch, rng: local_update(model, batch, training, rng, step))
 
 
 def _behind(defense: Defense, compute: Compute) -> Compute:

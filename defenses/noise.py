@@ -1,15 +1,15 @@
 """Additive noise on the update."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from defenses.defense import Compute, Defense
+from defenses.defense import UpdateDefense
 from learning.catalogue import NotNegative, settings
-from learning.tensors import Batch, Update
+from learning.tensors import Update
 
 
 @settings
-class GaussianNoise(Defense):
+class GaussianNoise(UpdateDefense):
     """Adds independent normal noise of standard deviation `std` to every entry of the shared update.
 
     `std` is in the update's own units (a gradient's or a delta's entries). At 0 the update is unchanged to the last bit.
@@ -18,13 +18,12 @@ class GaussianNoise(Defense):
 
     std: NotNegative
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        update = compute(model, batch, rng)
+    def change(self, update: Update, rng: torch.Generator) -> Update:
         return update.map(lambda tensor: tensor + self.std * _like(tensor, rng, torch.randn)) if self.std else update
 
 
 @settings
-class LaplacianNoise(Defense):
+class LaplacianNoise(UpdateDefense):
     """Adds independent Laplacian noise of standard deviation `std` (scale `std` over the root of 2) to every entry.
 
     At 0 the update is unchanged to the last bit. Source: Zhu et al. 2019 (arXiv 1906.08935), section 5.
@@ -32,8 +31,7 @@ class LaplacianNoise(Defense):
 
     std: NotNegative
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        update = compute(model, batch, rng)
+    def change(self, update: Update, rng: torch.Generator) -> Update:
         return update.map(lambda tensor: tensor + self.std * _laplacian(tensor, rng)) if self.std else update
 
 

@@ -1,8 +1,8 @@
 """What a client computes from its batch: one gradient, or the weights' change after local steps of SGD."""
 
 import copy
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learning.catalogue import Count, Index, Positive, settings
-from learning.tensors import Batch, Tensors, Update, buffers_of, parameters_of, seeded
+from learning.tensors import Batch, Tensors, Update, buffers_of, generator, parameters_of, seeded
+
+Step: TypeAlias = Callable[[nn.Module, Batch, torch.Generator], Update]
 
 
 @settings
@@ -58,13 +60,21 @@ def gradient(model: nn.Module, batch: Batch) -> Tensors:
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), found, strict=True)}
 
 
+def plain_step(model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
+    """What an undefended client computes in a local step: the mini-batch's gradient."""
+    return Update(gradient(model, batch))
+
+
 def set_mode(model: nn.Module, training: Training) -> nn.Module:
     """Puts BatchNorm and dropout into the mode that the server ordered."""
     return model.train(training.batch_norm == "train")
 
 
-def local_update(model: nn.Module, batch: Batch, training: Training, rng: torch.Generator) -> Update:
-    """The undefended update: what an honest client computes. The model's parameters are left as they were.
+def local_update(model: nn.Module, batch: Batch, training: Training, rng: torch.Generator, step: Step = plain_step) -> Update:
+    """What a client computes in a round, the undefended update by default. The model's parameters are left as they were.
+
+    `step` stands in for the gradient of every local step's mini-batch; it gets a generator of its own, so that the
+    mini-batches are those of the undefended client.
 
     In train mode its BatchNorm buffers move on, as they do in any training, and are part of the update where
     `training.buffers` is "sent".
@@ -73,20 +83,27 @@ def local_update(model: nn.Module, batch: Batch, training: Training, rng: torch.
     weights would lose the digits on which the exact attacks live.
     """
     set_mode(model, training)
-    with seeded(int(torch.randint(2**62, (1,), generator=rng)), batch.images.device):  # dropout draws from it
-        shared = gradient(model, batch) if training.shared == "gradient" else _delta(model, batch, training, rng)
+    seed = int(torch.randint(2**62, (1,), generator=rng))
+    of_steps = generator("steps", seed)
+    with seeded(seed, batch.images.device):  # dropout draws from it
+        if training.shared == "gradient":
+            shared = step(model, batch, of_steps).parameters
+        else:
+            shared = _delta(model, batch, training, rng, lambda part: step(model, part, of_steps).parameters)
     return Update(shared, {n: b.clone() for n, b in buffers_of(model).items()} if training.buffers == "sent" else {})
 
 
 @torch.no_grad()
-def _delta(model: nn.Module, batch: Batch, training: Training, rng: torch.Generator) -> Tensors:
+def _delta(
+    model: nn.Module, batch: Batch, training: Training, rng: torch.Generator, gradient: Callable[[Batch], Tensors]
+) -> Tensors:
     weights = parameters_of(model)
     sent = {name: tensor.clone() for name, tensor in weights.items()}
     delta = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     velocity = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     for indices in training.mini_batches(len(batch), rng):
         with torch.enable_grad():
-            step = gradient(model, Batch(batch.images[indices], batch.labels[indices]))
+            step = gradient(Batch(batch.images[indices], batch.labels[indices]))
         for name, weight in weights.items():
             velocity[name].mul_(training.momentum).add_(step[name])
             delta[name].sub_(velocity[name], alpha=training.learning_rate)

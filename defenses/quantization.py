@@ -1,0 +1,78 @@
+"""Quantization of the update to few levels: uniform, ternary, signs."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from defenses.defense import UpdateDefense
+from learning.catalogue import NotNegative, settings
+from learning.tensors import Update
+
+
+@settings
+class Quantization(UpdateDefense):
+    """Rounds every entry to one of 2^bits - 1 levels, which stand evenly from minus to plus the tensor's largest magnitude.
+
+    Zero is a level, and stays zero. `rounding`: "stochastic" goes to one of the two levels around an entry, to the nearer
+    one with the greater probability, such that the expected value is the entry; "nearest" takes the nearer one. Source:
+    Alistarh et al. 2017 (arXiv 1610.02132), with the largest magnitude in the norm's place.
+    """
+
+    bits: Annotated[int, Field(ge=2, le=16)]
+    rounding: Literal["stochastic", "nearest"] = "stochastic"
+
+    def change(self, update: Update, rng: torch.Generator) -> Update:
+        levels = 2 ** (self.bits - 1) - 1
+        return update.map(lambda tensor: _rounded(tensor, levels, rng if self.rounding == "stochastic" else None))
+
+
+@settings
+class Ternary(UpdateDefense):
+    """Shares each entry as minus, zero or plus the tensor's largest magnitude, by chance; its expected value is the entry.
+
+    `clip`: entries are first cut off at so many of their tensor's root mean squares, which bounds the noise and biases
+    what is cut; 0 cuts nothing. Source: Wen et al. 2017, TernGrad (arXiv 1705.07878), section 3, where the clip is at 2.5
+    standard deviations.
+    """
+
+    clip: NotNegative = 2.5
+
+    def change(self, update: Update, rng: torch.Generator) -> Update:
+        return update.map(lambda tensor: _rounded(self._cut(tensor), 1, rng))
+
+    def _cut(self, tensor: Tensor) -> Tensor:
+        bound = self.clip * tensor.double().square().mean().sqrt().to(tensor.dtype)
+        return tensor.clamp(-bound, bound) if self.clip else tensor
+
+
+@settings
+class Sign(UpdateDefense):
+    """Shares the sign of every entry; zeros stay zero.
+
+    `scale`: "mean" multiplies by the tensor's mean magnitude, so that the update keeps its size; "one" shares bare signs, for
+    which the server's learning rate must be chosen. Source: Bernstein et al. 2018, signSGD (arXiv 1802.04434); the scale is
+    of Karimireddy et al. 2019 (arXiv 1901.09847).
+    """
+
+    scale: Literal["mean", "one"] = "mean"
+
+    def change(self, update: Update, rng: torch.Generator) -> Update:
+        if self.scale == "one":
+            return update.map(torch.sign)
+        return update.map(lambda tensor: tensor.sign() * tensor.double().abs().mean().to(tensor.dtype))
+
+
+def _rounded(tensor: Tensor, levels: int, rng: torch.Generator | None) -> Tensor:
+    """Entries at multiples of the largest magnitude over `levels`: by chance, or the nearest without a generator."""
+    largest = tensor.abs().max()
+    if largest == 0:
+        return tensor
+    places = tensor.abs() / largest * levels
+    if rng is None:
+        whole = places.round()
+    else:
+        chance = torch.rand(tensor.shape, generator=rng, dtype=tensor.dtype).to(tensor.device)
+        whole = places.floor() + (chance < places.frac())
+    return (whole / levels * largest).copysign(tensor)
