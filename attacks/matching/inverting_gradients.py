@@ -36,7 +36,8 @@ PILOT = 10  # a pilot's share of the iterations is one in so many
 class InvertingGradients(Attack):
     """Pictures that maximise the cosine of gradients under a total-variation prior (equation 4).
 
-    `labels`: the label restoration to ask first. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
+    `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
+    optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
     only; "auto" takes what matches better: small networks run both to the end, at once, and large ones ask two pilots of a
     tenth of the iterations.
     `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
@@ -59,6 +60,7 @@ class InvertingGradients(Attack):
     """
 
     labels: LabelRestoration = ILRG()
+    joint_labels: bool = False
     iterations: Count = 1000
     learning_rate: Positive | None = None
     decay: Literal["cosine", "steps"] = "cosine"
@@ -69,14 +71,21 @@ class InvertingGradients(Attack):
     restarts: Count = 1
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
+        rows = None
+        if not self.joint_labels:
+            rows = self.labels.reconstruct(observation, rng).labels
+            assert rows is not None, "label restorations restore labels"
         starts = [start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.restarts)]
         simulated = 1 < observation.steps <= MOST_STEPS
-        order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
-        variables = {"images": torch.stack(starts), "labels": rows.to(reference)[order].expand(self.restarts, -1, -1)}
+        variables = {"images": torch.stack(starts)}
+        if rows is None:
+            scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
+            variables["scores"] = scores.to(reference)
+        else:
+            order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
+            variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         large = work(victim_of(observation, reference.dtype), observation.image_shape) >= LARGE
         kinds = [True, False] if self.signed == "auto" else [self.signed]
         if len(kinds) > 1 and not large:
@@ -88,7 +97,7 @@ class InvertingGradients(Attack):
         best = min(runs, key=lambda run: run.loss)
         return Reconstruction(
             images=best.variables["images"].float().cpu(),
-            labels=best.variables["labels"].float().cpu(),
+            labels=_rows(best.variables).float().cpu(),
             loss=best.loss,
             history=best.history,
             verdict=_said(observation, simulated),
@@ -105,10 +114,10 @@ class InvertingGradients(Attack):
             return self.total_variation * total_variation(one["images"])
 
         def loss(one: Tensors) -> Tensor:
-            return cosine_distance(found(one["images"], one["labels"].detach()), wanted) + prior(one)
+            return cosine_distance(found(one["images"], _rows(one)), wanted) + prior(one)
 
         last = exact(loss, variables, self.iterations, large)
-        if not large or simulated:
+        if not large or simulated or self.joint_labels:
             return last, last
         alone = {name: tensor[0] for name, tensor in variables.items()}
         steps = {step: difference(victim, wanted, cosine_distance, prior, step) for step in STEPS}
@@ -131,6 +140,11 @@ class InvertingGradients(Attack):
         paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in signed]
         share = falling(self.decay, iterations, self.warm_up)
         return descend(slopes, variables, iterations, share, signed, {"labels": 0.0}, paces=paces)
+
+
+def _rows(one: Tensors) -> Tensor:
+    """The label rows that go with the pictures: fixed, or those of scores that are sought with them."""
+    return one["labels"].detach() if "labels" in one else one["scores"].softmax(-1)
 
 
 def _said(observation: Observation, simulated: bool) -> str:

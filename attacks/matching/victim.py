@@ -52,7 +52,7 @@ def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             module.running_mean = module.running_var = module.num_batches_tracked = None
         if isinstance(getattr(module, "inplace", None), bool):
-            module.inplace = False  # pyright: ignore[reportArgumentType]
+            object.__setattr__(module, "inplace", False)
     use_patches(model)
     names = observation.update.parameters.keys()
     return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names})

@@ -52,6 +52,20 @@ def test_a_distance_is_zero_at_the_truth_and_positive_elsewhere(distance):
         assert distance(some_gradient(seed + 1), wanted) > 0.1
 
 
+def test_joint_labels_are_found_with_the_pictures_and_not_asked_for():
+    batch = digits(2)
+    model = MLP(width=32).build(SHAPE, CLASSES, seed=0)
+    observation = observe(model, batch)
+    attack = InvertingGradients(labels=GivenLabels(), joint_labels=True, iterations=200)  # not granted: asking would raise
+    found = [attack.reconstruct(observation, generator("joint", seed)) for seed in range(3)]
+    for one in found:
+        assert one.labels is not None
+        torch.testing.assert_close(one.labels.sum(1), torch.ones(2))
+        assert min(one.history) < 0.5 * one.history[0]
+    right = [sorted(one.labels.argmax(1).tolist()) == sorted(batch.labels.tolist()) for one in found if one.labels is not None]
+    assert sum(right) >= 2
+
+
 @pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])
 def test_the_cosine_does_not_see_the_scale(scale):
     found, wanted = some_gradient(0), some_gradient(1)
