@@ -138,7 +138,11 @@ def measured(side: str, *words: object) -> dict[str, float]:
 
 def measure(side: str, name: str, words: list[str]) -> None:
     torch.set_num_threads(1)
-    found = theirs(name, *map(int, words[:3]), words[3]) if side == "theirs" else ours(name, *map(int, words))
+    picture, size, iterations = (int(word) for word in words[:3])
+    if side == "theirs":
+        found = theirs(name, picture, size, iterations, words[3])
+    else:
+        found = ours(name, picture, size, iterations, restarts=int(words[3]))
     print(json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
 
 
