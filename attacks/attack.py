@@ -5,6 +5,7 @@ Nothing here or below knows the client's data: see the import contracts in `pypr
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,7 +38,8 @@ class Observation:
 
     `model`: as sent to the client, in the mode in which the server ordered it to train. `update`: what the client shared,
     by parameter name. `training`: the client's local work as the server ordered it. `examples`: how many the client
-    reports to have used. `image_shape`: channels, height, width of the model's input.
+    reports to have used. `image_shape`: channels, height, width of the model's input. `earlier`: other rounds' observations of
+    the same client with the same batch, where the study says that there are some.
     """
 
     round: int
@@ -49,6 +51,7 @@ class Observation:
     image_shape: tuple[int, int, int]
     classes: int
     granted: Granted = field(default_factory=Granted)
+    earlier: tuple["Observation", ...] = ()
 
     @property
     def steps(self) -> int:
@@ -96,7 +99,12 @@ class Reconstruction:
 
 
 class Attack(ABC):
-    """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters."""
+    """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters.
+
+    `needs`: the fields of `Granted` without which it can do nothing.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:

@@ -24,6 +24,8 @@ class Mean(Attack):
     pass.
     """
 
+    needs = ("public",)
+
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         public, labels = observation.granted.public, observation.granted.public_labels
         if public is None or labels is None:

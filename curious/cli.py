@@ -91,6 +91,89 @@ def check(study: Annotated[Path, typer.Argument(help="The study's TOML.")], set_
 
 
 @app.command()
+def audit(
+    model: Annotated[str, typer.Option("--model", help="module:function that builds your model, found from this folder.")],
+    update: Annotated[Path, typer.Option("--update", help="What a client sent: safetensors, or PyTorch's, by parameter name.")],
+    input_shape: Annotated[str, typer.Option("--input-shape", help="Channels, height, width of the model's input: 3,32,32.")],
+    classes: Annotated[int, typer.Option("--classes", min=2, help="Number of classes.")],
+    examples: Annotated[int, typer.Option("--examples", min=1, help="How many examples the client used.")],
+    sent: Annotated[
+        Path | None, typer.Option("--sent", help="The weights that the client was sent; without it, those that --model builds.")
+    ] = None,
+    kind: Annotated[
+        str, typer.Option("--kind", help="What the update is: gradient, delta, or weights (that came back).")
+    ] = "gradient",
+    learning_rate: Annotated[float, typer.Option("--learning-rate", help="Of the client's SGD (delta, weights).")] = 0.1,
+    momentum: Annotated[float, typer.Option("--momentum", help="Of the client's SGD (delta, weights).")] = 0.0,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Of a local step; 0 is all examples.")] = 0,
+    epochs: Annotated[int, typer.Option("--epochs", help="Local epochs (delta, weights).")] = 1,
+    batch_norm: Annotated[str, typer.Option("--batch-norm", help="Mode of BatchNorm at the client: train or eval.")] = "train",
+    mean: Annotated[str, typer.Option("--mean", help="Mean that your pictures are normalised by, per channel: .5,.5,.5")] = "",
+    std: Annotated[str, typer.Option("--std", help="Deviation that your pictures are normalised by, per channel.")] = "",
+    attacks: Annotated[
+        Path | None, typer.Option("--attacks", help="A TOML with [[attacks]] instead of the usual ones.")
+    ] = None,
+    page: Annotated[Path, typer.Option("--page", help="Where to write the page.")] = Path("audit.html"),
+) -> None:
+    """Audits one update of your own model: does it fit, and what does it give away? Writes a page."""
+    from curious.audit import Normalized, model_from
+    from curious.audit import audit as audited
+    from learning.catalogue import SettingsError
+    from learning.tensors import load_state, read_checkpoint
+    from learning.training import Training
+    from studies.config import read_campaign
+
+    try:
+        shape, means, deviations = (
+            _numbers(*pair) for pair in (("--input-shape", input_shape), ("--mean", mean), ("--std", std))
+        )
+        if len(shape) != 3 or any(side < 1 or side != int(side) for side in shape):
+            raise SettingsError(f"--input-shape {input_shape}: should be channels,height,width, like 3,32,32")
+        if len(means) != len(deviations) or len(means) not in (0, 1, int(shape[0])) or not all(d > 0 for d in deviations):
+            raise SettingsError(f"--mean {mean} --std {std}: give both, one number or one per channel, deviations above zero")
+        network = model_from(model)
+        if sent is not None:
+            load_state(network, read_checkpoint(sent))
+        if means:
+            network = Normalized(network, means, deviations)
+        order: dict[str, Any] = {"shared": "gradient" if kind == "gradient" else "delta", "batch_size": batch_size or examples}
+        order |= {"batch_norm": batch_norm}
+        if kind != "gradient":
+            order |= {"learning_rate": learning_rate, "momentum": momentum, "epochs": epochs}
+        if kind not in ("gradient", "delta", "weights"):
+            raise SettingsError(f"--kind {kind}: should be gradient, delta or weights")
+        chosen = {named.name: named.attack for named in read_campaign(attacks).attacks} if attacks else None
+        found = audited(
+            network,
+            read_checkpoint(update),
+            image_shape=(int(shape[0]), int(shape[1]), int(shape[2])),
+            classes=classes,
+            examples=examples,
+            kind=kind,
+            training=Training(**order),
+            attacks=chosen,
+        )
+        found.write_page(page)
+    except (SettingsError, ValueError, OSError) as error:
+        _refuse(str(error))
+    for sentence in found.misfits:
+        errors.print(f"does not fit: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    for line in found.lines:
+        console.print(f"{line.attack}: {line.status}: {line.told}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"page {page}", highlight=False, soft_wrap=True, markup=False)
+    raise typer.Exit(3 if any(line.status == "failed" for line in found.lines) else 0)
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    from learning.catalogue import SettingsError
+
+    try:
+        return tuple(float(part) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise SettingsError(f"{option} {text}: should be numbers with commas between them") from None
+
+
+@app.command()
 def catalogue() -> None:
     """Lists attacks, defenses, models, data and partitions, each with its settings, defaults and paper."""
     from curious.describe import describe_catalogues

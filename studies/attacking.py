@@ -84,12 +84,13 @@ class Interrogation:
         key = outcome.key
         assert isinstance(key, tuple)
         victim, name = key
-        scores, loss = {}, None
+        scores, loss, reason = {}, None, outcome.reason
         if outcome.reconstruction is not None:
+            reason = outcome.reconstruction.verdict
             cell = self._ledger.plan.cells[victim.cell]
             scores = score(outcome.reconstruction, truth(cell, victim), pictures_of(cell.study.data).classes).row()
             loss = outcome.reconstruction.loss
-        result = Result(victim, name, outcome.status, outcome.reason, scores, loss, outcome.seconds)
+        result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, outcome.reconstruction)
         self._in_flight.discard(key)
 

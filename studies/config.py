@@ -17,8 +17,6 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from attacks import ATTACKS, Attack
-from attacks.controls import Mean
-from attacks.labels.given import GivenLabels
 from defenses import DEFENSES, Defense
 from learning.catalogue import (
     Count,
@@ -291,15 +289,15 @@ class Campaign(Table):
 
 def check_grants(attacks: list[NamedAttack], granted: Grants) -> None:
     """Raises `SettingsError` if an attack is built on something that is not granted."""
+    remedies = {
+        "labels": "needs the labels; set `labels = true` in the table [granted]",
+        "public": "needs public pictures; set `public = 100` in the table [granted]",
+    }
     for index, named in enumerate(attacks):
-        if isinstance(getattr(named.attack, "labels", named.attack), GivenLabels) and not granted.labels:
-            raise SettingsError(
-                f"attacks[{index}] ('{named.name}') needs the labels; set `labels = true` in the table [granted]"
-            )
-        if isinstance(named.attack, Mean) and not granted.public:
-            raise SettingsError(
-                f"attacks[{index}] ('{named.name}') needs public pictures; set `public = 100` in the table [granted]"
-            )
+        parts = [named.attack, getattr(named.attack, "labels", None)]
+        needs = [need for part in parts if isinstance(part, Attack) for need in part.needs]
+        if lacking := [need for need in needs if not getattr(granted, need)]:
+            raise SettingsError(f"attacks[{index}] ('{named.name}') {remedies[lacking[0]]}")
 
 
 @dataclass(frozen=True)
@@ -337,7 +335,9 @@ def place_of(axes: Mapping[str, Any]) -> str:
     return f"at {', '.join(f'{key} = {_shown(value)}' for key, value in axes.items())}: " if axes else ""
 
 
-def _axis(key: str, value: object) -> str:
+def _axis(key: str, value: Any) -> str:
+    if _of_its_own(key, value):
+        return str(value["as"])
     name = key.split(",")[0].split(".")[-1].replace("_", " ")
     return _shown(value) if isinstance(value, Mapping) or name in ("model", "data", "partition") else f"{name} {value}"
 
@@ -396,6 +396,9 @@ def _resolve_checkpoints(raw: dict[str, Any], folder: Path) -> None:
     checkpoints = axes.get("start.checkpoint")
     if isinstance(checkpoints, list):
         axes["start.checkpoint"] = [str((folder / c).resolve()) if isinstance(c, str) else c for c in checkpoints]
+    for table in (value for values in axes.values() if isinstance(values, list) for value in values):
+        if isinstance(table, dict) and isinstance(table.get("start.checkpoint"), str):
+            table["start.checkpoint"] = str((folder / table["start.checkpoint"]).resolve())
 
 
 def read_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:
@@ -444,7 +447,7 @@ def make_plan(raw: dict[str, Any]) -> Plan:
     for values in itertools.product(*study.grid.values()):
         axes = dict(zip(study.grid, values, strict=True))
         point = copy.deepcopy({key: value for key, value in raw.items() if key != "grid"})
-        keys = [(key.strip(), value) for axis, value in axes.items() for key in axis.split(",")]  # "a, b": the same for both
+        keys = [pair for axis, value in axes.items() for pair in _set_by(axis, value)]
         for key, value in sorted(keys, key=lambda pair: pair[0].count(".")):  # a table first, then its keys
             if key.split(".")[0] not in AXES:
                 raise SettingsError(f"grid.'{key}': an axis may not vary this; {choices(key, list(AXES))}, and their keys")
@@ -462,6 +465,20 @@ def make_plan(raw: dict[str, Any]) -> Plan:
             for i, (defense, seed) in enumerate(itertools.product(at_point.defenses, at_point.seeds))
         ]
     return Plan(raw, study, tuple(cells))
+
+
+def _set_by(axis: str, value: Any) -> list[tuple[str, Any]]:
+    """The keys that a value of an axis sets: one, each of "a, b", or all in the table of an axis of its own."""
+    if _of_its_own(axis, value):
+        if not isinstance(value.get("as"), str):
+            raise SettingsError(f"grid.{axis}: {_shown(value)} needs a name for the report; set it with the key `as`")
+        return [(key, part) for key, part in value.items() if key != "as"]
+    return [(key.strip(), value) for key in axis.split(",")]
+
+
+def _of_its_own(axis: str, value: object) -> bool:
+    """Whether the axis is none of the study's keys, and its values are tables of such keys."""
+    return isinstance(value, Mapping) and re.split(r"[.,]", axis)[0].strip() not in AXES
 
 
 def _validated(raw: dict[str, Any], where: str = "") -> Study:

@@ -68,7 +68,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class Result:
-    """What one attack made of one update. `status`: "ok", "not applicable" or "failed", with the reason of the last two.
+    """What one attack made of one update. `status`: "ok", "not applicable" or "failed".
+
+    `reason`: why there is no result; where there is one, the attack's own verdict on it, if it has any.
 
     `scores`: of `studies.scores.Scores.row`; empty where there are none. `seconds`: of the attack alone.
     """
@@ -237,6 +239,8 @@ class Ledger:
             tensors = {"history": torch.tensor(reconstruction.history, dtype=torch.float64)}
             tensors |= {} if reconstruction.images is None else {"images": reconstruction.images}
             tensors |= {} if reconstruction.labels is None else {"labels": reconstruction.labels}
+            if reconstruction.counts_interval is not None:
+                tensors |= dict(zip(("counts_low", "counts_high"), reconstruction.counts_interval, strict=True))
             write_tensors(self._result_path(result.victim, result.attack), tensors)
         scores = json.dumps(result.scores, sort_keys=True)
         row = (*_key(result.victim), result.attack, result.status, result.reason, scores, result.loss, result.seconds)
@@ -253,7 +257,8 @@ class Ledger:
         """What an attack restored of a recorded update."""
         tensors = read_tensors(self._result_path(victim, attack))
         history = tuple(tensors["history"].tolist())
-        return Reconstruction(tensors.get("images"), tensors.get("labels"), history=history)
+        interval = (tensors["counts_low"], tensors["counts_high"]) if "counts_low" in tensors else None
+        return Reconstruction(tensors.get("images"), tensors.get("labels"), history=history, counts_interval=interval)
 
     # the whole
 

@@ -16,7 +16,7 @@ from attacks import Reconstruction
 from learning.tensors import Batch
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
-LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc")
+LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
 IMAGE_SCORES = ("psnr", "ssim", "mse")
 
 
@@ -28,7 +28,8 @@ class Scores:
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
     `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
     more. `exact_counts`: 1 if all counts are right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose
-    count, is right (iLRG's figures: absent classes count as successes).
+    count, is right (iLRG's figures: absent classes count as successes). `counts_covered`: share of all classes whose count
+    lies in the interval that the attack gives at 95 %; `counts_width`: mean width of those intervals, in examples.
     """
 
     matches: list[int] | None = None
@@ -39,6 +40,8 @@ class Scores:
     exact_counts: float | None = None
     le_acc: float | None = None
     ln_acc: float | None = None
+    counts_covered: float | None = None
+    counts_width: float | None = None
 
     def row(self) -> dict[str, Any]:
         """The scores as a dict for the ledger, without those that are None."""
@@ -54,6 +57,8 @@ def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
     labels: dict[str, Any] = (
         {} if reconstruction.labels is None else _label_scores(reconstruction.labels, truth.labels, classes)
     )
+    if (interval := reconstruction.counts_interval) is not None:
+        labels |= _interval_scores(*interval, truth.labels, classes)
     return Scores(**images, **labels)
 
 
@@ -102,6 +107,14 @@ def _label_scores(rows: Tensor, truth: Tensor, classes: int) -> dict[str, float]
         "exact_counts": float(torch.equal(found, true)),
         "le_acc": float(((found > 0) == (true > 0)).double().mean()),
         "ln_acc": float((found == true).double().mean()),
+    }
+
+
+def _interval_scores(low: Tensor, high: Tensor, truth: Tensor, classes: int) -> dict[str, float]:
+    true = torch.bincount(truth, minlength=classes)
+    return {
+        "counts_covered": float(((low.cpu() <= true) & (true <= high.cpu())).double().mean()),
+        "counts_width": float((high - low).double().mean()),
     }
 
 

@@ -1,8 +1,10 @@
 """What a run found: one row for each setting, defense and attack, with intervals."""
 
 import csv
+import re
 import statistics
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from studies.config import Cell
 from studies.ledger import Ledger, Result
 from studies.scores import IMAGE_SCORES, LABEL_SCORES, Estimate, estimate
 
+FIGURE = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
 METRICS = (*IMAGE_SCORES, *LABEL_SCORES)
 
 
@@ -17,7 +20,8 @@ METRICS = (*IMAGE_SCORES, *LABEL_SCORES)
 class Row:
     """One attack on all recorded updates of one setting under one defense.
 
-    `statuses`: how many updates had each status. `reasons`: why the others are not "ok", each with its number.
+    `statuses`: how many updates had each status. `reasons`: why the others are not "ok",
+    and what the attack says of its own results, each with its number, sentences that differ in figures alone taken together.
     `scores`: by metric, the mean over victims with its interval; a victim's picture scores are means over its pictures.
     `medians`: of all pictures (or of all victims, for labels). `seconds`: median of one attack.
     """
@@ -70,6 +74,13 @@ def curves(ledger: Ledger) -> list[Curve]:
     return [Curve(*key, dict(sorted(accuracy.items()))) for key, accuracy in found.items()]
 
 
+def alike(sentences: Iterable[str]) -> dict[str, int]:
+    """How often each sentence was said, most often first; of those that differ in figures alone the first stands for all."""
+    first: dict[str, str] = {}
+    counts = Counter(first.setdefault(FIGURE.sub("#", sentence), sentence) for sentence in sentences)
+    return dict(counts.most_common())
+
+
 def write_csv(ledger: Ledger, path: Path) -> None:
     """Every row as CSV: counts, accuracy, and each metric's mean, interval and median."""
     accuracy = {(curve.setting, curve.defense): curve.last for curve in curves(ledger)}
@@ -115,7 +126,7 @@ def _row(setting: str, defense: str, attack: str, members: list[tuple[Cell, Resu
         defense,
         attack,
         dict(Counter(result.status for _, result in members)),
-        dict(Counter(result.reason for _, result in members if result.status != "ok")),
+        alike(result.reason for _, result in members if result.reason),
         scores,
         medians,
         statistics.median(result.seconds for _, result in members),

@@ -10,6 +10,8 @@ from learning.catalogue import settings
 class GivenLabels(Attack):
     """The true labels, where the study grants them. Not an attack: an assumption, and the report names it."""
 
+    needs = ("labels",)
+
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         if observation.granted.labels is None:
             raise NotApplicable("the study does not grant the labels; set `labels = true` in its table [granted]")

@@ -18,6 +18,8 @@ from learning.training import local_update
 QUANTILE = 1.959964  # of the normal distribution: 95 % lie within so many deviations
 SPLITS, BATCHES = 6, 40  # halvings of the public pictures, and batches of each, that try out how many deviations 95 % need
 PRIOR_PICTURES = 5.0  # a class's covariance is held to have been seen on so many pictures of all classes beside its own
+UNKNOWN = 0.8  # of a blind guess's variance left: from here on the counts are held not to be known
+NO_INTERVAL = "no interval is given after several local steps, where none has been seen to hold 95 % of the counts"
 RESAMPLES, ODD = 60, 4.0  # batches drawn to see how large a gradient should be; deviations from there that are too many
 
 
@@ -35,17 +37,23 @@ class RLU(Attack):
     models). Then the client's whole round is played `runs` times with public pictures of the estimated counts, what the
     played bias update has more or less than the true one corrects the counts, and so on, `rounds` times.
 
-    Beside the counts stands an interval around the plain least-squares estimate, which no prior draws anywhere: its
-    deviation follows from the covariances within the classes and the finite number of public pictures, and how many
-    deviations are needed is tried out with batches of one half of the public pictures and moments of the other. After
-    several steps it is widened by what the played rounds differ from each other beyond that. It holds where the public
-    pictures look to the model like the client's. Where the model has memorised the client's, they do not: the verdict says
-    so if the weight gradient is smaller or larger than batches of public pictures ever give, and likewise if the counts are
-    no better known than by guessing.
+    Beside the counts of one step stands an interval around the plain least-squares estimate, which no prior draws anywhere:
+    its deviation follows from the covariances within the classes and the finite number of public pictures, and how many
+    deviations are needed is tried out with batches of one half of the public pictures and moments of the other. Counts are
+    whole: an interval that names one number is right or wrong, and on untrained models, where nearly all do, more than 95 %
+    are right. After several steps there is none, and the verdict says so: what the straight way between two models leaves
+    out is no noise, and intervals that took it for noise held 41 % of the counts of an untrained MLP after ten epochs.
+
+    The interval holds where the public pictures look to the model like the client's. Where the model has memorised the
+    client's, they do not: `identifiable` is False and the verdict says so if the weight gradient is smaller or larger than
+    batches of public pictures ever give, and likewise if the gradient takes away less than a fifth of the variance that the
+    counts of batches drawn by the public frequencies have.
 
     Assumes a bias, and public pictures with labels. Raises `NotApplicable` otherwise. A class of which there is no public
     picture is held to be like all of them.
     """
+
+    needs = ("public",)
 
     rounds: Count = 5
     runs: Count = 4
@@ -68,13 +76,14 @@ class RLU(Attack):
             sums, gradients = torch.stack([total * bias for bias, _ in plays]), torch.tensor([size for _, size in plays])
             shifted = wanted - sums.mean(0) + moments.means @ counts.double()
             estimate = _Estimate.of(moments, shifted, total, sums)
-        low, high = estimate.interval(total, _quantile(errors, labels, estimate.counts, total, rng))
-        verdict = estimate.verdict(total) or _oddness(float(layer.weight_gradient.norm()), gradients)
+        one_step = observation.steps == 1
+        interval = estimate.interval(total, _quantile(errors, labels, estimate.counts, total, rng)) if one_step else None
+        fault = estimate.verdict() or _oddness(float(layer.weight_gradient.norm()), gradients)
         return Reconstruction(
             labels=rows_of(whole_counts(estimate.counts, total)),
-            counts_interval=(low, high),
-            identifiable=not verdict,
-            verdict=verdict,
+            counts_interval=interval,
+            identifiable=not fault,
+            verdict=fault or ("" if one_step else NO_INTERVAL),
         )
 
     def _moments(
@@ -115,12 +124,16 @@ class Moments:
 
 @dataclass(frozen=True)
 class _Estimate:
-    """`counts`: the mean given the gradient. `free`: by least squares alone, and the latter's `covariance`."""
+    """`counts`: the mean given the gradient. `free`: by least squares alone, and the latter's `covariance`.
+
+    `rank`: how many equations are independent. `unknown`: the share of a blind guess's variance that the gradient leaves.
+    """
 
     counts: Tensor
     free: Tensor
     covariance: Tensor
     rank: int
+    unknown: float
 
     @classmethod
     def of(cls, moments: Moments, wanted: Tensor, total: int, played: Tensor | None = None) -> "_Estimate":
@@ -138,7 +151,9 @@ class _Estimate:
                 noise = noise * max(1.0, float(played.var(0).sum()) / max(one, 1e-12)) * (1 + 1 / len(played))
             counts = _given(moments.means, wanted, prior, spread, noise)
         left = inverse[:, : len(wanted)]
-        return cls(counts, free, left @ noise @ left.T, rank)
+        moved = spread @ moments.means.T
+        known = moved @ torch.linalg.pinv(moments.means @ moved + noise, rtol=1e-9, hermitian=True) @ moved.T
+        return cls(counts, free, left @ noise @ left.T, rank, 1 - float(known.trace() / spread.trace().clamp_min(1e-300)))
 
     def interval(self, total: int, quantile: float) -> tuple[Tensor, Tensor]:
         """The whole numbers within so many deviations; where there is none, the nearest."""
@@ -148,18 +163,13 @@ class _Estimate:
         nearest = self.free.round().clamp(0, total).long()
         return torch.where(low <= high, low, nearest), torch.where(low <= high, high, nearest)
 
-    def verdict(self, total: int) -> str:
+    def verdict(self) -> str:
         """Why the counts are not to be known, or nothing."""
         classes = len(self.counts)
         if self.rank < classes - 1:
             return f"labels not identifiable here: only {self.rank} of {classes - 1} equations are independent"
-        deviation = float(self.covariance.diagonal().clamp_min(0).mean().sqrt())
-        guess = math.sqrt(total / classes * (1 - 1 / classes))
-        if deviation >= guess:
-            return (
-                f"labels not identifiable here: a count is uncertain by {deviation:.2g} (one deviation), and a blind guess by "
-                f"{guess:.2g}"
-            )
+        if self.unknown >= UNKNOWN:
+            return f"labels not identifiable here: the gradient leaves {self.unknown:.0%} of the variance of a blind guess"
         return ""
 
 

@@ -2,14 +2,17 @@
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from attacks.attack import Attack, Observation, Reconstruction
 from attacks.labels import LabelRestoration
 from attacks.matching.descent import minimise
 from attacks.matching.distances import squared_distance
 from attacks.matching.priors import start
-from attacks.matching.victim import gradient_of
+from attacks.matching.slopes import TRACED_FROM, traced
+from attacks.matching.victim import victim_of
 from learning.catalogue import Count, NotNegative, Positive, settings
+from learning.tensors import Tensors
 
 
 @settings
@@ -38,22 +41,25 @@ class DLG(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         wanted = {name: tensor.double() for name, tensor in observation.gradient().items()}
         reference = next(iter(wanted.values()))
-        found_gradient = gradient_of(observation, torch.float64)
+        victim = victim_of(observation, torch.float64)
         rows = None if self.labels is None else self.labels.reconstruct(observation, rng).labels
+        variables = {"images": start(observation, self.spread, rng).to(reference)}
+        scores = torch.randn(observation.examples, observation.classes, generator=rng).to(reference)
         restored = None if rows is None else rows.to(reference)
-        images = start(observation, self.spread, rng).to(reference).requires_grad_()
-        scores = torch.randn(observation.examples, observation.classes, generator=rng).to(reference).requires_grad_()
+        if restored is None:
+            variables["scores"] = scores
 
-        def labels() -> Tensor:
-            return scores.softmax(1) if restored is None else restored
+        def labels(sought: Tensors) -> Tensor:
+            return sought["scores"].softmax(1) if restored is None else restored
 
-        def loss() -> Tensor:
-            return squared_distance(found_gradient(images, labels()), wanted)
+        def loss(sought: Tensors) -> Tensor:
+            return squared_distance(victim.gradient(sought["images"], labels(sought)), wanted)
 
-        history = minimise(loss, [images] if self.labels else [images, scores], self.iterations, self.tolerance)
+        slope = traced(grad_and_value(loss), variables, self.iterations >= TRACED_FROM)
+        history = minimise(slope, variables, self.iterations, self.tolerance)
         return Reconstruction(
-            images=images.detach().clamp(0, 1).nan_to_num(0.5).float().cpu(),
-            labels=labels().detach().float().cpu(),
+            images=variables["images"].clamp(0, 1).nan_to_num(0.5).float().cpu(),
+            labels=labels(variables).float().cpu(),
             loss=min(history),
             history=tuple(history),
         )

@@ -1,87 +1,156 @@
 """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053)."""
 
-import math
 from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from attacks.attack import Attack, Observation, Reconstruction
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
+from attacks.matching.adam import Run, descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import start, total_variation
-from attacks.matching.victim import GradientOf, gradient_of
-from learning.catalogue import Count, NotNegative, Positive, settings
+from attacks.matching.simulation import MOST_STEPS, orders, simulation
+from attacks.matching.slopes import (
+    LARGE,
+    STEPS,
+    TRACED_LARGE_FROM,
+    Slope,
+    difference,
+    exact,
+    good_step,
+    one_by_one,
+    traced,
+)
+from attacks.matching.victim import victim_of, work
+from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
+
+SIGNED_RATE, PLAIN_RATE = 0.025, 0.08
+PILOT = 10  # a pilot's share of the iterations is one in so many
 
 
 @settings
 class InvertingGradients(Attack):
     """Pictures that maximise the cosine of gradients under a total-variation prior (equation 4).
 
-    `labels`: the label restoration to ask first. `iterations`: of Adam. `learning_rate`: its first step, in units of the
-    pixel range. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8
-    and 7/8 of the iterations. `signed`: Adam sees the sign of the slope only. `total_variation`: weight of the prior.
-    `spread`: standard deviation of the starting pictures around mid-grey, in units of the pixel range. `restarts`:
-    independent starts, of which the one with the least loss is kept.
+    `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
+    optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
+    only; "auto" takes what matches better: small networks run both to the end, at once, and large ones ask two pilots of a
+    tenth of the iterations.
+    `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
+    ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
+    of the iterations. `warm_up`: iterations in which it rises first. `total_variation`: weight of the prior. `spread`:
+    standard deviation of the starting pictures around mid-grey, in units of the pixel range. `restarts`: independent starts,
+    of which the one with the least loss is kept; they are computed together.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
-    deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`. It
-    is made for deep ReLU networks with BatchNorm. The defaults are chosen on small networks, where they restore more in a
-    quarter of the time.
+    deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
 
-    After every step the pictures are put back into [0, 1]. The iterate with the least loss is returned, with its `loss`
-    and the losses of its run as `history`: at the start, and after every iteration. A loss that is not finite ends its run.
-    Assumes one local step; several are matched by their average gradient. Raises `NotApplicable` where `labels` does.
+    After every step the pictures are put back into [0, 1]. The iterate with the least loss is returned, with its `loss` and
+    the losses of its run as `history`: at the start, and after every iteration. It ends sooner when the loss stands still,
+    and a loss that is not finite ends its run. Large networks are matched by finite differences where these come within
+    0.98 of the exact slope at the start, and exactly in the last tenth.
+
+    Up to ten local steps are simulated as the server ordered them, and differentiated through; more are matched by their
+    average gradient. The order in which a client takes its examples is not told: every restart assumes another order of the
+    labels, and `verdict` says so. Raises `NotApplicable` where `labels` does.
     """
 
     labels: LabelRestoration = ILRG()
+    joint_labels: bool = False
     iterations: Count = 1000
-    learning_rate: Positive = 0.08
+    learning_rate: Positive | None = None
     decay: Literal["cosine", "steps"] = "cosine"
-    signed: bool = False
+    warm_up: Index = 0
+    signed: bool | Literal["auto"] = "auto"
     total_variation: NotNegative = 0.1
     spread: Positive = 0.05
     restarts: Count = 1
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
-        found_gradient = gradient_of(observation, reference.dtype)
+        rows = None
+        if not self.joint_labels:
+            rows = self.labels.reconstruct(observation, rng).labels
+            assert rows is not None, "label restorations restore labels"
         starts = [start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.restarts)]
-        runs = [self._descend(found_gradient, wanted, images, rows.to(reference)) for images in starts]
-        images, history = min(runs, key=lambda run: min(run[1]))
-        return Reconstruction(images=images.float().cpu(), labels=rows, loss=min(history), history=tuple(history))
+        simulated = 1 < observation.steps <= MOST_STEPS
+        variables = {"images": torch.stack(starts)}
+        if rows is None:
+            scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
+            variables["scores"] = scores.to(reference)
+        else:
+            order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
+            variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
+        large = work(victim_of(observation, reference.dtype), observation.image_shape) >= LARGE
+        kinds = [True, False] if self.signed == "auto" else [self.signed]
+        if len(kinds) > 1 and not large:
+            variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
+        slopes = self._slopes(observation, wanted, variables, simulated, large)
+        if len(kinds) > 1 and large:
+            kinds = [self._better(slopes[0], variables)]
+        runs = self._descend(slopes, variables, kinds, self.iterations)
+        best = min(runs, key=lambda run: run.loss)
+        return Reconstruction(
+            images=best.variables["images"].float().cpu(),
+            labels=_rows(best.variables).float().cpu(),
+            loss=best.loss,
+            history=best.history,
+            verdict=_said(observation, simulated),
+        )
 
-    def _descend(
-        self, found_gradient: GradientOf, wanted: Tensors, images: Tensor, labels: Tensor
-    ) -> tuple[Tensor, list[float]]:
-        best, least, history = images.clone(), math.inf, []
-        images.requires_grad_()
-        optimizer = torch.optim.Adam([images], lr=self.learning_rate)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._share_of_step)
-        for iteration in range(self.iterations + 1):
-            distance = cosine_distance(found_gradient(images, labels), wanted)
-            loss = distance + self.total_variation * total_variation(images)
-            value = loss.item()
-            history.append(value if math.isfinite(value) else math.inf)
-            if history[-1] < least:
-                best, least = images.detach().clone(), history[-1]
-            if iteration == self.iterations or not math.isfinite(value):
-                break
-            (slope,) = torch.autograd.grad(loss, images)
-            images.grad = slope.sign() if self.signed else slope
-            optimizer.step()
-            schedule.step()
-            with torch.no_grad():
-                images.clamp_(0, 1)
-        return best, history
+    def _slopes(
+        self, observation: Observation, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
+    ) -> tuple[Slope, Slope]:
+        """The slope to begin with, and the exact one to end with."""
+        victim = victim_of(observation, variables["images"].dtype)
+        found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
 
-    def _share_of_step(self, iteration: int) -> float:
-        """What is left of the learning rate in that iteration."""
-        if self.decay == "cosine":
-            return (1 + math.cos(math.pi * iteration / self.iterations)) / 2
-        return 0.1 ** sum(iteration >= self.iterations * eighths // 8 for eighths in (3, 5, 7))
+        def prior(one: Tensors) -> Tensor:
+            return self.total_variation * total_variation(one["images"])
+
+        def loss(one: Tensors) -> Tensor:
+            return cosine_distance(found(one["images"], _rows(one)), wanted) + prior(one)
+
+        last = exact(loss, variables, self.iterations, large)
+        if not large or simulated or self.joint_labels:
+            return last, last
+        alone = {name: tensor[0] for name, tensor in variables.items()}
+        steps = {step: difference(victim, wanted, cosine_distance, prior, step) for step in STEPS}
+        step = good_step(grad_and_value(loss), steps, alone)
+        if step is None:
+            return last, last
+        return one_by_one(traced(steps[step], alone, self.iterations >= TRACED_LARGE_FROM)), last
+
+    def _better(self, slope: Slope, variables: Tensors) -> bool:
+        """Whether signed steps match better than plain ones, by the mean loss that short runs of both reach."""
+        short = max(1, self.iterations // PILOT)
+        pilots = [self._descend((slope, slope), variables, [signed], short) for signed in (True, False)]
+        signed, plain = (sum(run.loss for run in runs) for runs in pilots)
+        return signed < plain
+
+    def _descend(self, slopes: tuple[Slope, Slope], variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
+        """All restarts, of the first kind and then of the second if there are two."""
+        each = len(variables["images"]) // len(kinds)
+        signed = [kind for kind in kinds for _ in range(each)]
+        paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in signed]
+        share = falling(self.decay, iterations, self.warm_up)
+        return descend(slopes, variables, iterations, share, signed, {"labels": 0.0}, paces=paces)
+
+
+def _rows(one: Tensors) -> Tensor:
+    """The label rows that go with the pictures: fixed, or those of scores that are sought with them."""
+    return one["labels"].detach() if "labels" in one else one["scores"].softmax(-1)
+
+
+def _said(observation: Observation, simulated: bool) -> str:
+    if observation.steps == 1:
+        return ""
+    if not simulated:
+        return f"matched by the average gradient of {observation.steps} local steps"
+    whole = observation.training.batch_size >= observation.examples
+    return "" if whole else "the order in which the client took its examples is assumed: it is not told"

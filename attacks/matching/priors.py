@@ -17,6 +17,11 @@ def total_variation(images: Float[Tensor, "batch channels height width"]) -> Flo
     return down + aside
 
 
+def outside(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+    """Mean squared way that pixels are outside [0, 1]; zero for pictures."""
+    return (images - images.clamp(0, 1)).square().mean()
+
+
 def start(observation: Observation, spread: float, rng: torch.Generator) -> Float[Tensor, "batch channels height width"]:
     """Starting pictures: independent normal pixels around mid-grey with that standard deviation, not cut to [0, 1].
 

@@ -2,34 +2,79 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call, grad
 from torch.nn import functional
 
 from attacks.attack import Observation
+from attacks.matching.patches import Patches, use_patches
 from learning.tensors import Tensors
 
 GradientOf: TypeAlias = Callable[[Tensor, Tensor], Tensors]
 
 
-def gradient_of(observation: Observation, dtype: torch.dtype) -> GradientOf:
-    """A differentiable function of pictures in [0, 1] and rows of class probabilities: the mean cross-entropy's gradient.
+@dataclass(frozen=True)
+class Victim:
+    """The client's loss as a function: `weights` are those it was sent, by the names that the update holds.
 
-    It holds a copy of the observation's model, in that precision, so that the observation stays as it is. BatchNorm runs in
-    the mode in which the client trained. Dropout does not: nobody but the client knows which units it left out, so the
-    attack leaves out none.
+    `model` is the attack's own copy, in which nothing moves: BatchNorm runs in the mode in which the client trained, and
+    tracks nothing; dropout leaves out nothing, since nobody but the client knows which units it left out.
     """
-    model = copy.deepcopy(observation.model).to(dtype)
+
+    model: nn.Module
+    weights: Tensors
+
+    def loss(
+        self,
+        weights: Tensors,
+        images: Float[Tensor, "batch channels height width"],
+        labels: Float[Tensor, "batch classes"],
+    ) -> Tensor:
+        """Mean cross-entropy of pictures in [0, 1] and rows of class probabilities."""
+        return functional.cross_entropy(functional_call(self.model, weights, (images,)), labels)
+
+    def gradient(self, images: Tensor, labels: Tensor) -> Tensors:
+        """The loss's gradient at the weights sent."""
+        return grad(self.loss)(self.weights, images, labels)
+
+
+def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
+    """The victim of an observation, in that precision; the observation stays as it is."""
+    model = copy.deepcopy(observation.model).to(dtype).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()
-    weights = {name: p.requires_grad_() for name, p in model.named_parameters() if name in observation.update.parameters}
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+            module.running_mean = module.running_var = module.num_batches_tracked = None
+        if isinstance(getattr(module, "inplace", None), bool):
+            object.__setattr__(module, "inplace", False)
+    use_patches(model)
+    names = observation.update.parameters.keys()
+    return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names})
 
-    def compute(images: Tensor, labels: Tensor) -> Tensors:
-        loss = functional.cross_entropy(model(images), labels)
-        found = torch.autograd.grad(loss, list(weights.values()), create_graph=True, materialize_grads=True)
-        return dict(zip(weights, found, strict=True))
 
-    return compute
+def gradient_of(observation: Observation, dtype: torch.dtype) -> GradientOf:
+    """The victim's gradient as a function that can be differentiated once more."""
+    return victim_of(observation, dtype).gradient
+
+
+@torch.no_grad()
+def work(victim: Victim, image_shape: tuple[int, int, int]) -> int:
+    """Multiplications of the convolutions and linear layers in one picture's forward pass."""
+    total = 0
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal total
+        total += output.numel() * module.get_parameter("weight")[0].numel()
+
+    hooks = [m.register_forward_hook(count) for m in victim.model.modules() if isinstance(m, nn.Conv2d | nn.Linear | Patches)]
+    probe = next(iter(victim.weights.values()))
+    victim.model(torch.zeros(2, *image_shape, dtype=probe.dtype, device=probe.device))  # BatchNorm wants two
+    for hook in hooks:
+        hook.remove()
+    return total // 2

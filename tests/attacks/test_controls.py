@@ -22,7 +22,7 @@ from attacks.labels import (
     RankOneLabels,
     SoftLabels,
 )
-from attacks.matching import DLG, InvertingGradients
+from attacks.matching import DLG, SME, Dimitrov, GengImages, GradInversion, InvertingGradients
 from learning.models import MLP, ConvNet, LeNet
 from learning.tensors import generator
 from learning.training import Training
@@ -42,6 +42,10 @@ QUICK: dict[str, Attack] = {
     "soft-labels": SoftLabels(),
     "dlg": DLG(iterations=4),
     "inverting-gradients": InvertingGradients(iterations=4, restarts=2),
+    "gradinversion": GradInversion(iterations=4, seeds=2, regroup=1),
+    "geng-images": GengImages(iterations=4),
+    "dimitrov": Dimitrov(iterations=4),
+    "sme": SME(iterations=4, restarts=2),
     "linear": Linear(),
     "spear": Spear(chunk=1024, samples=4096),
     "spear-plus": SpearPlus(starts=8, rounds=2),
@@ -49,8 +53,10 @@ QUICK: dict[str, Attack] = {
     "mean": Mean(),
 }
 
-# For one example, for labels that do not repeat, or for networks that end in linear layers with ReLU between.
-CHOOSY = ("idlg", "gradinversion-labels", "rlg", "soft-labels", "linear", "spear", "spear-plus")
+# For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
+CHOOSY = (
+    "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "linear", "spear", "spear-plus",
+)  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
 

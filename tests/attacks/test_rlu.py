@@ -37,6 +37,8 @@ def test_counts_are_right_on_untrained_models(training):
         found = RLU(runs=2, rounds=2).reconstruct(observe(model, batch, training, public()), generator(0))
         assert restored(found.labels) == counts(batch.labels)
         assert found.identifiable
+        assert (found.counts_interval is None) == (training.shared == "delta")
+        assert found.verdict.startswith("no interval is given") == (training.shared == "delta")
 
 
 def test_intervals_cover_and_hold_the_nearest_count():

@@ -10,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from curious.cli import app
+from learning.catalogue import name_of
+from learning.data import DATA, Digits
 from studies.config import read_plan
 from tests.federations import SMALL, run
 from tests.studies.malformed import malformed_studies
@@ -23,7 +25,17 @@ SHRUNKEN = [
     "federation.clients_per_round=1",
     "federation.rounds=1",
     'record.rounds="all"',
+    'record.clients="all"',
 ]
+
+FEWER_POINTS = {
+    "labels": [
+        'grid.model=["mlp", "lenet5"]',
+        'grid.partition=["iid"]',
+        'grid.work=[{as="gradient of 8","training.batch_size"=8},'
+        '{as="2 epochs of 8","training.shared"="delta","training.epochs"=2,"federation.examples_per_round"=8}]',
+    ]
+}
 
 
 def called(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
@@ -153,9 +165,9 @@ def test_run_attack_and_resume_as_a_user_calls_them(tmp_path):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_every_shipped_study_runs_in_its_shrunken_form(path, tmp_path, needed):
     plan = read_plan(path)
-    if plan.raw["data"]["name"] != "digits":
-        needed({"mnist": "MNIST", "cifar10": "cifar10"}[plan.raw["data"]["name"]])
-    shrunken = [*SHRUNKEN, "granted.public=10", "federation.test_examples=50"]
+    for data in {cell.study.data for cell in plan.cells} - {Digits()}:
+        needed({"mnist": "MNIST", "cifar10": "cifar10", "cifar100": "cifar100"}[name_of(DATA, data)])
+    shrunken = [*SHRUNKEN, "granted.public=10", "federation.test_examples=50", *FEWER_POINTS.get(path.stem, [])]
     for named in plan.study.attacks:
         if hasattr(named.attack, "iterations"):
             shrunken.append(f"attacks.{named.name}.iterations=2")

@@ -294,6 +294,37 @@ def test_an_axis_does_not_write_into_anothers_table(planned):
     assert plan.raw["grid"]["model"] == [{"name": "mlp", "depth": 2}]
 
 
+WORK = """
+[grid]
+work = [
+  {as = "one gradient of 4", "training.batch_size" = 4},
+  {as = "two epochs", "training.shared" = "delta", "training.epochs" = 2, "federation.examples_per_round" = 8},
+]
+"""
+
+
+def test_an_axis_of_its_own_sets_several_keys_at_once_and_is_told_by_its_names(planned):
+    plan = planned(study(WORK))
+    assert [cell.setting for cell in plan.cells] == ["one gradient of 4", "two epochs"]
+    assert [cell.study.training.batch_size for cell in plan.cells] == [4, 1]
+    assert [cell.study.training.epochs for cell in plan.cells] == [1, 2]
+    assert [cell.study.federation.examples_per_round for cell in plan.cells] == [0, 8]
+
+
+@pytest.mark.parametrize(
+    ("axis", "said"),
+    [
+        ('work = [{"training.batch_size" = 4}]', "needs a name for the report; set it with the key `as`"),
+        ('work = [{as = "a", "seeds" = [4]}]', "an axis may not vary this"),
+        ('work = [{as = "a", "training.batchsize" = 4}]', "at work = "),
+        ("work = [4]", "an axis may not vary this"),
+    ],
+)
+def test_a_fault_in_an_axis_of_its_own_is_named(fault, axis, said):
+    text = fault(study(f"[grid]\n{axis}"))
+    assert said in text, text
+
+
 def test_no_two_points_of_a_grid_are_told_in_the_same_words(planned):
     plan = planned(study('[grid]\nmodel = ["mlp", {name = "mlp", width = 8}, "lenet"]\n"federation.rounds" = [1, 11]'))
     assert len({cell.setting for cell in plan.cells}) == 6

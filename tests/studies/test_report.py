@@ -114,6 +114,7 @@ def checked(page: str) -> lxml.html.HtmlElement:
     assert [heading.text_content() for heading in tree.xpath("//h2")] == [
         "The finding",
         "Results",
+        "Labels by method and state",
         "Pictures",
         "Accuracy beside leakage",
         "Failures",
@@ -173,6 +174,10 @@ def test_the_tables_have_the_numbers_of_the_csv(whole):
             t for t in tree.xpath("//table[@class='results']") if t.xpath("./caption")[0].text == f"Defense: {line['defense']}"
         ]
         (row,) = [r for r in tables[0].xpath("./tbody/tr") if r.xpath("./th")[0].text.strip() == line["attack"]]
+        if not int(line["ok"]):
+            refusal = row.xpath("./td[@colspan='6']/span")[0].text_content()
+            assert " ".join(refusal.split()) == " ".join(line["reasons"].split())
+            continue
         heads = [heading.text_content() for heading in tables[0].xpath("./thead/tr/th")]
         cells = dict(zip(heads[1:], row.xpath("./td"), strict=True))
         assert cells["Victims"].xpath("./span")[0].text == line["victims"] == "8"
@@ -377,3 +382,45 @@ def test_attacks_that_were_added_afterwards_are_told_with_their_settings(tmp_pat
 
 def test_the_same_ledger_gives_the_same_page(whole):
     assert page_of(whole[0]) == whole[1]
+
+
+def test_labels_are_told_by_method_and_state_with_refusals_in_their_cells(tmp_path):
+    with filled(tmp_path / "run", RAW | {"attacks": ["idlg", "geng", *RAW["attacks"][1:]]}) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim = Victim(cell.index, round, client)
+                attack(ledger, victim, "geng", 0.9 if round == 1 else 0.1, images=False)
+        tree = checked(page_of(ledger))
+    (table,) = tree.xpath("//section[@id='labels']//table")
+    rows = [[text_of(cell) for cell in row.xpath("./th | ./td")] for row in table.xpath("./tbody/tr")]
+    assert [text_of(cell) for cell in table.xpath("./thead/tr/th")] == ["State", "idlg", "geng", "mean control", "null control"]
+    assert len(rows) == 4  # two defenses, two rounds
+    assert rows[2][0].startswith("round 1, accuracy 10.5 %")  # the mean of both seeds, before the round
+    assert rows[3][0].startswith("round 2, accuracy 30.5 %")
+    assert all(row[1] == f"n. a. one example {' '.join(HOSTILE.split())}" for row in rows)
+    assert [row[2].split()[0] for row in rows] == ["100.0", "0.0"] * 2
+    assert "all right 100 %" in rows[0][2]
+    assert len(tree.xpath("//section[@id='labels']//figure")) == 2
+    drawn = text_of(tree.xpath("//section[@id='labels']//figure")[0])
+    assert "geng" in drawn
+    assert "null (control)" in drawn
+
+
+def test_a_verdict_and_an_interval_reach_the_page_and_the_table(tmp_path):
+    with filled(tmp_path / "run", RAW | {"attacks": ["geng", *RAW["attacks"]]}) as ledger:
+        victim = Victim(0, *ledger.plan.cells[0].recorded()[0])
+        true = truth(ledger.plan.cells[0], victim)
+        counts = torch.bincount(true.labels, minlength=10)
+        interval = (counts - 1, torch.where(torch.arange(10) < 9, counts, counts - 1))
+        found = Reconstruction(labels=torch.nn.functional.one_hot(true.labels, 10).float(), counts_interval=interval)
+        scores = score(found, true, 10).row()
+        assert scores["counts_covered"] == 0.9
+        assert scores["counts_width"] == 0.9
+        ledger.record_result(Result(victim, "geng", "ok", "labels not identifiable here: by 3.5", scores, None, 0.1), found)
+        assert torch.equal(ledger.reconstruction(victim, "geng").counts_interval[0], counts - 1)
+        tree = checked(page_of(ledger))
+        lines = list(csv.DictReader((ledger.folder / "results.csv").read_text().splitlines()))
+    assert "geng: its own verdict on 1 of 1: labels not identifiable here: by 3.5" in section(tree, "results")
+    assert "covered 90 %" in section(tree, "labels")
+    (line,) = [line for line in lines if line["attack"] == "geng"]
+    assert (line["counts_covered"], line["reasons"]) == ("0.9", "labels not identifiable here: by 3.5")

@@ -1,0 +1,113 @@
+"""Adam (Kingma and Ba 2015) for a stack of restarts at once, each with its own history and its own best point."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from attacks.matching.slopes import Slope
+from learning.tensors import Tensors
+
+FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8
+LAST = 0.1  # share of the iterations that end a descent, by its second slope
+PATIENCE, LEAST_FALL = 0.25, 1e-3  # the losses stand still if this share of the iterations takes off less than that share
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a descent came to: the variables of least loss, that loss, and the losses at the start and after every step."""
+
+    variables: Tensors
+    loss: float
+    history: tuple[float, ...]
+
+
+@torch.no_grad()
+def descend(
+    slopes: tuple[Slope, Slope],
+    starts: Tensors,
+    iterations: int,
+    rate: Callable[[int], float],
+    signed: Sequence[bool] | bool = False,
+    scales: dict[str, float] | None = None,
+    bounded: tuple[str, ...] = ("images",),
+    before: Callable[[int, Tensors], None] | None = None,
+    paces: Sequence[float] | None = None,
+) -> list[Run]:
+    """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
+
+    `slopes`: the slope to begin with, and the one for the last tenth of the iterations. `starts`: variables by name, the first
+    axis being the restarts. `rate`: the step of that iteration, `scales` what it is multiplied by for a variable, `paces` for
+    a restart. `signed`: Adam sees the sign of the slope only, in all restarts or in those that are marked. What is `bounded`
+    is put back into [0, 1] after every step. `before` is called with every iteration and the variables before they are
+    looked at, and may change them.
+
+    A restart whose loss is not finite stays where it is; the descent ends when all do, or when no loss has fallen by a
+    thousandth in a quarter of the iterations.
+    """
+    scales = scales or {}
+    now = {name: tensor.detach().clone() for name, tensor in starts.items()}
+    first = {name: torch.zeros_like(tensor) for name, tensor in now.items()}
+    second = {name: torch.zeros_like(tensor) for name, tensor in now.items()}
+    best = {name: tensor.clone() for name, tensor in now.items()}
+    restarts = len(next(iter(now.values())))
+    marks = torch.tensor([signed] * restarts if isinstance(signed, bool) else list(signed))
+    pace = torch.tensor(paces or [1.0] * restarts, dtype=torch.float64)
+    least, histories, stopped = [math.inf] * restarts, [[] for _ in range(restarts)], [False] * restarts
+    patience = max(1, round(PATIENCE * iterations))
+    for iteration in range(iterations + 1):
+        if before is not None:
+            before(iteration, now)
+        sloped, losses = slopes[iteration >= (1 - LAST) * iterations](now)
+        for restart, loss in enumerate(losses.tolist()):
+            if stopped[restart]:
+                continue
+            histories[restart].append(loss if math.isfinite(loss) else math.inf)
+            stopped[restart] = not math.isfinite(loss)
+            if histories[restart][-1] < least[restart]:
+                least[restart] = loss
+                for name, tensor in now.items():
+                    best[name][restart] = tensor[restart]
+        if iteration == iterations or all(stopped) or all(map(_still, histories, [patience] * restarts)):
+            break
+        going = pace * torch.tensor([0.0 if one else 1.0 for one in stopped], dtype=torch.float64)
+        for name, tensor in now.items():
+            if scales.get(name) == 0:
+                continue
+            across = (-1, *[1] * (tensor.ndim - 1))
+            seen = sloped[name].nan_to_num(0.0, 0.0, 0.0) if any(stopped) else sloped[name]
+            if marks.any():
+                seen = seen.sign() if marks.all() else torch.where(marks.to(seen.device).view(across), seen.sign(), seen)
+            first[name].lerp_(seen, 1 - FIRST)
+            second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
+            root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
+            step = rate(iteration) * scales.get(name, 1.0) / (1 - FIRST ** (iteration + 1))
+            tensor.sub_(step * going.to(tensor).view(across) * first[name] / root)
+            if name in bounded:
+                tensor.clamp_(0, 1)
+    return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]
+
+
+def _still(history: list[float], patience: int) -> bool:
+    if len(history) <= 2 * patience:
+        return not math.isfinite(history[-1])
+    return min(history[-patience:]) > (1 - LEAST_FALL) * min(history[:-patience])
+
+
+def falling(schedule: str, iterations: int, warm_up: int = 0) -> Callable[[int], float]:
+    """What is left of the learning rate in an iteration, after `warm_up` iterations in which it rises.
+
+    "cosine" falls to zero along half a cosine; "steps" divides by ten after 3/8, 5/8 and 7/8; "constant" stays.
+    """
+
+    def share(iteration: int) -> float:
+        if iteration < warm_up:
+            return (iteration + 1) / (warm_up + 1)
+        if schedule == "cosine":
+            return (1 + math.cos(math.pi * (iteration - warm_up) / max(iterations - warm_up, 1))) / 2
+        if schedule == "steps":
+            return 0.1 ** sum(iteration >= iterations * eighths // 8 for eighths in (3, 5, 7))
+        return 1.0
+
+    return share

@@ -1,0 +1,178 @@
+"""One update of anybody's model, audited: does it fit the model, which labels and pictures does it give away?
+
+from curious.audit import audit
+found = audit(model, update, image_shape=(3, 32, 32), classes=10, examples=8)
+for line in found.lines:
+    print(line.attack, line.status, line.told)
+found.write_page(Path("audit.html"))
+"""
+
+import base64
+import importlib
+import io
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from attacks import ATTACKS, Attack, Granted, Observation, Reconstruction
+from attacks.consistency import foreign, misfits
+from attacks.workers import Job, run_job
+from learning.catalogue import SettingsError, build
+from learning.tensors import Update, buffers_of, derived_seed, parameters_of
+from learning.training import Training, set_mode
+
+DEFAULT_ATTACKS = ("auto", "inverting-gradients")
+MOST_PICTURES = 16  # on the page
+Kind = Literal["gradient", "delta", "weights"]
+
+
+class Normalized(nn.Module):
+    """A model that is fed with normalised pictures, as a model of pictures in [0, 1]."""
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], deviation: tuple[float, ...]):
+        super().__init__()
+        self.model, self._mean, self._deviation = model, mean, deviation
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean, deviation = (images.new_tensor(values)[:, None, None] for values in (self._mean, self._deviation))
+        return self.model((images - mean) / deviation)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one attack made of the update. `told`: in a sentence."""
+
+    attack: str
+    status: str
+    told: str
+    seconds: float
+    reconstruction: Reconstruction | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """`misfits`: what does not fit between update, model and training; `lines`: the attacks; `about`: what was audited."""
+
+    about: dict[str, str]
+    misfits: list[str]
+    lines: list[Line]
+
+    def write_page(self, path: Path) -> None:
+        """Writes a page that stands alone."""
+        environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+        template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+        pictures = {
+            line.attack: [_picture(image) for image in line.reconstruction.images[:MOST_PICTURES]]
+            for line in self.lines
+            if line.reconstruction is not None and line.reconstruction.images is not None
+        }
+        path.write_text(template.render(audit=self, pictures=pictures), encoding="utf-8")
+
+
+def audit(
+    model: nn.Module,
+    update: Mapping[str, Tensor],
+    *,
+    image_shape: tuple[int, int, int],
+    classes: int,
+    examples: int,
+    kind: Kind = "gradient",
+    training: Training | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+    seed: int = 0,
+) -> Audit:
+    """Audits one update: first whether it fits, then each attack on it.
+
+    `model`: as it was sent, fed with pictures in [0, 1] (see `Normalized`). `update`: by parameter name, in that `kind`:
+    "weights" are those that came back, from which the delta is taken. `training`: the client's work; a gradient needs none,
+    and for others it says the learning rate, the batch size and the epochs or steps. `examples`: how many the client used.
+    Attacks are run even where something does not fit, and one that fails is a line of its own. Raises `SettingsError` where
+    a kind and a training exclude each other or names and shapes do not fit.
+    """
+    training = training or Training(shared="gradient" if kind == "gradient" else "delta", batch_size=examples)
+    if (kind == "gradient") != (training.shared == "gradient"):
+        raise SettingsError(f"kind = '{kind}' does not fit training.shared = '{training.shared}'; say the same of both")
+    observation = Observation(
+        round=1,
+        client=0,
+        model=set_mode(model, training),
+        update=_update(model, update, kind),
+        training=training,
+        examples=examples,
+        image_shape=image_shape,
+        classes=classes,
+        granted=Granted(),
+    )
+    if unknown := foreign(observation):
+        raise SettingsError("the update does not fit the model: " + "; ".join(unknown[:4]))
+    chosen = attacks or {name: build(ATTACKS, {"name": name}) for name in DEFAULT_ATTACKS}
+    lines = [_line(name, attack, observation, derived_seed(seed, "audit", name)) for name, attack in chosen.items()]
+    size = sum(tensor.numel() for tensor in observation.update.parameters.values())
+    about = {
+        "model": f"{type(model).__name__}, {size:,} parameters",
+        "update": f"{kind} of {examples} examples, {observation.steps} local steps",
+        "pictures": "×".join(map(str, image_shape)) + f", {classes} classes",
+    }
+    return Audit(about, misfits(observation), lines)
+
+
+def _update(model: nn.Module, tensors: Mapping[str, Tensor], kind: Kind) -> Update:
+    own, buffers = parameters_of(model), buffers_of(model)
+    prefix = "model." if isinstance(model, Normalized) and not any(name in own for name in tensors) else ""
+    named = {prefix + name: tensor.detach() for name, tensor in tensors.items()}
+    if kind == "weights":
+        named = {
+            n: (t.double() - own[n].double()).to(own[n]) if n in own and own[n].shape == t.shape else t
+            for n, t in named.items()
+        }
+    parameters = {n: t for n, t in named.items() if n not in buffers and not n.endswith("num_batches_tracked")}
+    return Update(parameters, {n: t for n, t in named.items() if n in buffers})
+
+
+def _line(name: str, attack: Attack, observation: Observation, seed: int) -> Line:
+    outcome = run_job(Job(name, attack, observation, seed))
+    return Line(name, outcome.status, outcome.reason or _told(outcome.reconstruction), outcome.seconds, outcome.reconstruction)
+
+
+def _told(found: Reconstruction | None) -> str:
+    assert found is not None
+    told = []
+    if found.labels is not None:
+        counts = torch.bincount(found.labels.argmax(1), minlength=found.labels.shape[1])
+        present = [(i, count) for i, count in enumerate(counts.tolist()) if count]
+        told.append("labels: " + ", ".join(f"{count} × class {i}" for i, count in present))
+    if found.images is not None:
+        told.append(f"{len(found.images)} pictures" + (f", matching loss {found.loss:.3g}" if found.loss is not None else ""))
+    return "; ".join([*told, *([found.verdict] if found.verdict else [])]) or "nothing"
+
+
+def _picture(image: Tensor) -> str:
+    pixels = (image.nan_to_num(0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    file = io.BytesIO()
+    drawn = Image.fromarray(pixels[0]) if len(pixels) != 3 else Image.fromarray(pixels.transpose(1, 2, 0).copy())
+    drawn.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def model_from(place: str) -> nn.Module:
+    """The model that `module:function` builds, the module being found from the current folder. Raises `SettingsError`."""
+    module_name, colon, function_name = place.partition(":")
+    if not colon or not module_name or not function_name:
+        raise SettingsError(f"--model {place}: should be module:function, like my_app.task:Net")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        made: Any = getattr(importlib.import_module(module_name), function_name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise SettingsError(f"--model {place}: {error}; it is imported from this folder and called without arguments") from None
+    finally:
+        sys.path.remove(str(Path.cwd()))
+    if not isinstance(made, nn.Module):
+        raise SettingsError(f"--model {place}: gave a {type(made).__name__} and not a torch.nn.Module")
+    return made

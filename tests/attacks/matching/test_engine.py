@@ -1,0 +1,196 @@
+"""The engine: cheap slopes are the dear ones, restarts do not see each other, a descent ends where it should."""
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from attacks.attack import label_rows
+from attacks.matching import InvertingGradients
+from attacks.matching.adam import descend
+from attacks.matching.distances import cosine_distance
+from attacks.matching.patches import Patches, use_patches
+from attacks.matching.priors import total_variation
+from attacks.matching.slopes import TRACED_FROM, difference, exact, good_step, one_by_one
+from attacks.matching.victim import Victim, victim_of, work
+from learning.models import ConvNet, LeNet, ResNet18
+from learning.tensors import Tensors, generator
+from learning.training import Training
+from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
+
+SMALL = (3, 12, 12)
+
+
+def matching(architecture, shape, training: Training | None = None, restarts: int = 2, size: int = 2):
+    """A victim, the loss of matching it, and a stack of starts, in float64."""
+    batch = random_batch(size, shape=shape)
+    observation = observe(
+        architecture.build(shape, CLASSES, 0).double(), type(batch)(batch.images.double(), batch.labels), training
+    )
+    victim, wanted = victim_of(observation, torch.float64), observation.gradient()
+    labels = label_rows(batch.labels, CLASSES).double()
+
+    def loss(one: Tensors) -> Tensor:
+        return cosine_distance(victim.gradient(one["images"], labels), wanted)
+
+    starts = torch.rand(restarts, size, *shape, generator=generator("starts")).double()
+    return victim, labels, wanted, loss, {"images": starts}
+
+
+VICTIMS = {
+    "LeNet": (LeNet(), SHAPE, Training()),
+    "BatchNorm, eval": (ConvNet(width=4), SMALL, Training()),
+    "BatchNorm, train": (ConvNet(width=4), SMALL, Training(batch_norm="train")),
+    "residual": (ResNet18(), (1, 8, 8), Training()),
+}
+
+
+@pytest.mark.parametrize("case", VICTIMS)
+def test_restarts_computed_together_are_those_computed_alone(case):
+    *_, loss, starts = matching(*VICTIMS[case])
+    slopes, losses = exact(loss, starts, 1, large=False)(starts)
+    alone, values = exact(loss, starts, 1, large=True)(starts)
+    torch.testing.assert_close(values, losses)
+    torch.testing.assert_close(alone, slopes, atol=1e-10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["LeNet", "BatchNorm, train"])
+def test_a_traced_slope_has_the_same_bits(case):
+    *_, loss, starts = matching(*VICTIMS[case])
+    slope = exact(loss, starts, 1, large=False)
+    program = exact(loss, {"images": starts["images"] + 1}, TRACED_FROM, large=False)
+    assert isinstance(program, GraphModule)
+    assert not isinstance(slope, GraphModule)
+    assert all(map(torch.equal, program(starts)[0].values(), slope(starts)[0].values()))
+    assert program(starts)[1].equal(slope(starts)[1])
+
+
+@pytest.mark.parametrize("case", VICTIMS)
+def test_a_finite_difference_is_the_slope_where_nothing_switches(case):
+    """In float64 the step can be so short that no unit switches."""
+    victim, labels, wanted, loss, starts = matching(*VICTIMS[case], restarts=1)
+
+    def prior(one: Tensors) -> Tensor:
+        return 0.01 * total_variation(one["images"])
+
+    slopes, value = exact(lambda one: loss(one) + prior(one), starts, 1, large=False)(starts)
+    found, same = one_by_one(difference(victim, wanted, cosine_distance, prior, 1e-10))(starts | {"labels": labels[None]})
+    torch.testing.assert_close(same, value)
+    assert torch.cosine_similarity(found["images"].flatten(), slopes["images"].flatten(), 0) > 0.999
+
+
+def test_the_step_is_taken_that_comes_nearest_and_none_where_none_is_near():
+    *_, loss, starts = matching(*VICTIMS["LeNet"], restarts=1)
+    slope = exact(loss, starts, 1, large=False)
+    noise = torch.randn(starts["images"].shape, generator=generator("noise")).double()
+    size = slope(starts)[0]["images"].std()
+
+    def off(amount: float):
+        return lambda variables: ({"images": slope(variables)[0]["images"] + amount * size * noise}, slope(variables)[1])
+
+    assert good_step(slope, {1e-1: off(0.1), 1e-2: off(0.05), 1e-3: off(0.1)}, starts) == 1e-2
+    assert good_step(slope, {1e-2: off(2.0)}, starts) is None
+
+
+CONVOLUTIONS = {
+    "plain": nn.Conv2d(3, 5, 3),
+    "padded": nn.Conv2d(3, 5, 5, padding=2),
+    "strided": nn.Conv2d(3, 5, (3, 4), stride=(2, 1), padding=(1, 0)),
+    "without a bias": nn.Conv2d(3, 5, 3, bias=False),
+}
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_patches_are_the_convolution(case):
+    convolution = CONVOLUTIONS[case].double()
+    model = nn.Sequential(convolution)
+    use_patches(model)
+    assert isinstance(model[0], Patches)
+    assert dict(model[0].named_parameters()).keys() == dict(convolution.named_parameters()).keys()
+    images = torch.rand(2, 3, 9, 8, generator=generator("images")).double()
+    torch.testing.assert_close(model(images), convolution(images))
+    for module in (model, convolution):
+        inputs = images.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(module(inputs).sin().sum(), module.parameters().__next__(), create_graph=True)
+        second = torch.autograd.grad(slope.square().sum(), inputs)[0]
+        if module is model:
+            first = second
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [nn.Conv2d(64, 128, 3), nn.Conv2d(4, 4, 3, groups=2), nn.Conv2d(3, 4, 3, dilation=2), nn.Conv2d(3, 4, 3, padding="same")],
+    ids=["large", "grouped", "dilated", "padding by name"],
+)
+def test_other_convolutions_stay(convolution):
+    model = nn.Sequential(convolution)
+    use_patches(model)
+    assert model[0] is convolution
+
+
+def test_work_counts_multiplications():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 5))
+    victim = Victim(model, dict(model.named_parameters()))
+    assert work(victim, (1, 4, 4)) == 16 * 2 * 9 + 32 * 5
+
+
+# The descent
+
+
+def bowl(variables: Tensors) -> tuple[Tensors, Tensor]:
+    """Half the squared distance from 0.3, for every restart; not a number where a restart is above 2."""
+    away = variables["images"] - 0.3
+    losses = 0.5 * away.square().flatten(1).sum(1)
+    return {"images": away}, torch.where(variables["images"].flatten(1).amax(1) > 2, math.nan, losses)
+
+
+def test_a_descent_moves_every_restart_downhill_and_leaves_its_start():
+    starts = {"images": torch.rand(4, 2, 3, generator=generator(0))}
+    before = starts["images"].clone()
+    runs = descend((bowl, bowl), starts, 200, lambda _: 0.01)
+    assert starts["images"].equal(before)
+    for run, start in zip(runs, before, strict=True):
+        assert run.loss == min(run.history) < 1e-4
+        assert run.history[0] == pytest.approx(bowl({"images": start[None]})[1].item())
+        assert bowl({"images": run.variables["images"][None]})[1].item() == pytest.approx(run.loss, rel=1e-4)
+
+
+def test_a_restart_that_is_lost_does_not_touch_the_others():
+    starts = torch.rand(3, 4, generator=generator(0))
+    alone = descend((bowl, bowl), {"images": starts}, 50, lambda _: 0.01)
+    spoiled = torch.cat([starts, torch.full((1, 4), 3.0)])
+    together = descend((bowl, bowl), {"images": spoiled}, 50, lambda _: 0.01)
+    assert together[3].loss == math.inf
+    assert together[3].history == (math.inf,)
+    for one, other in zip(alone, together[:3], strict=True):
+        assert one.history == pytest.approx(other.history, rel=1e-5)
+
+
+def test_a_descent_that_stands_still_ends():
+    runs = descend((bowl, bowl), {"images": torch.full((1, 4), 0.3 + 0.2)}, 1000, lambda _: 1e-9)
+    assert len(runs[0].history) < 600
+    falls = descend((bowl, bowl), {"images": torch.full((1, 4), 1.0)}, 100, lambda _: 1e-3)
+    assert len(falls[0].history) == 101
+
+
+def test_the_last_tenth_takes_the_second_slope():
+    seen = []
+
+    def told(name):
+        return lambda variables: seen.append(name) or bowl(variables)
+
+    descend((told("first"), told("last")), {"images": torch.rand(1, 4)}, 20, lambda _: 0.01)
+    assert seen == ["first"] * 18 + ["last"] * 3
+
+
+def test_attacks_in_threads_do_not_disturb_each_other():
+    victims = [observe(LeNet().build(SHAPE, CLASSES, seed), random_batch(1, seed)) for seed in range(2)]
+    attack = InvertingGradients(iterations=TRACED_FROM, signed=False)
+    alone = [attack.reconstruct(victim, generator(0)) for victim in victims]
+    with ThreadPoolExecutor(2) as pool:
+        together = list(pool.map(lambda victim: attack.reconstruct(victim, generator(0)), victims))
+    assert [one.history for one in alone] == [one.history for one in together]
