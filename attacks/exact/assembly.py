@@ -11,7 +11,7 @@ from attacks.exact.certificate import slopes_at_first
 from attacks.exact.layers import Rectified, Tail, victim
 from attacks.exact.low_rank import Split
 
-REFINEMENTS = 10
+REFINEMENTS = 20
 
 
 @dataclass(frozen=True)

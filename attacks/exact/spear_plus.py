@@ -16,6 +16,8 @@ from attacks.labels.auto import AutoLabels
 from attacks.labels.counts import whole_counts
 from learning.catalogue import Count, Positive, settings
 
+SEVERAL = 0.35  # relative residual of a direction after several local steps
+
 
 @settings
 class SpearPlus(Attack):
@@ -45,13 +47,16 @@ class SpearPlus(Attack):
             raise NotApplicable("no linear layer feeds the last one through ReLU")
         hidden, last = end.layers[-2:]
         parts = split(hidden.gradient, observation.examples)
-        found = self._found(parts, hidden, last, observation.examples, rng)
+        # several steps change the slopes a little from one to the next: what is found is near, and refined afterwards
+        tolerance = max(1e-8, 20 * parts.unsure, SEVERAL if observation.steps > 1 else 0.0)
+        found = self._found(parts, hidden, last, observation.examples, tolerance, rng)
         return assembled(observation, end, parts, found, rng)
 
-    def _found(self, parts: Split, hidden: Rectified, last: Rectified, examples: int, rng: torch.Generator) -> Found:
+    def _found(
+        self, parts: Split, hidden: Rectified, last: Rectified, examples: int, tolerance: float, rng: torch.Generator
+    ) -> Found:
         """Directions, until there are as many as the rank."""
         outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
-        tolerance = max(1e-8, 20 * parts.unsure)
         counts = expected_counts(last, answer, examples)
         found, began = nothing(parts, classes), time.monotonic()
         for turn in range(self.rounds):

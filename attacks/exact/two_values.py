@@ -30,7 +30,7 @@ from attacks.exact.low_rank import Split
 
 STEP = 0.5  # of the relaxed reflections
 GLANCE = 25  # reflections between two looks at what was found
-ALIKE = 0.999  # cosine above which two directions are one
+ALIKE = 0.99  # cosine above which two directions are one
 CLOSE = 0.95  # and above which two unfinished ones will be
 TURNS, PATIENCE = 30, 8  # of least squares; and those after which only what is near goes on
 NEAR, PRIOR = 0.5, 0.02  # how far from the subspace a candidate may be; how firmly errors stay as guessed
