@@ -4,11 +4,10 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from defenses import defended
+from defenses import defended_update
 from learning.data import client_batch, pictures_of
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
 from learning.tensors import Batch, Tensors, Update, generator, load_state
-from learning.training import local_update
 from studies.config import Cell, plan_from_json
 
 app = ClientApp()
@@ -40,6 +39,6 @@ def share(cell: Cell, sent: Tensors, batch: Batch, rng: torch.Generator) -> Upda
     pictures = pictures_of(cell.study.data)
     model = cell.study.model.build(pictures.image_shape, pictures.classes, seed=0)
     load_state(model, sent)
-    compute = defended(cell.defense.chain, lambda model, batch, rng: local_update(model, batch, cell.study.training, rng))
+    compute = defended_update(cell.defense.chain, cell.study.training)
     update = compute(model.to(device), Batch(batch.images.to(device), batch.labels.to(device)), rng)
     return Update.of({name: tensor.cpu() for name, tensor in update.named().items()})

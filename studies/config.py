@@ -17,7 +17,7 @@ import pydantic
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from attacks import ATTACKS, Attack
-from defenses import DEFENSES, Defense
+from defenses import DEFENSES, Defense, defended_update
 from learning.catalogue import (
     Count,
     Index,
@@ -253,6 +253,11 @@ class Study(Table):
         _unique("defenses", [defense.name for defense in self.defenses])
         _unique("attacks", [attack.name for attack in self.attacks])
         check_grants(self.attacks, self.granted)
+        for index, defense in enumerate(self.defenses):
+            try:
+                defended_update(defense.chain, training)
+            except ValueError as error:
+                raise SettingsError(f"defenses[{index}] ('{defense.name}'): {error}") from None
         return self
 
     @property

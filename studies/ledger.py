@@ -239,6 +239,7 @@ class Ledger:
             tensors = {"history": torch.tensor(reconstruction.history, dtype=torch.float64)}
             tensors |= {} if reconstruction.images is None else {"images": reconstruction.images}
             tensors |= {} if reconstruction.labels is None else {"labels": reconstruction.labels}
+            tensors |= {} if reconstruction.certified is None else {"certified": reconstruction.certified}
             if reconstruction.counts_interval is not None:
                 tensors |= dict(zip(("counts_low", "counts_high"), reconstruction.counts_interval, strict=True))
             write_tensors(self._result_path(result.victim, result.attack), tensors)
@@ -258,7 +259,13 @@ class Ledger:
         tensors = read_tensors(self._result_path(victim, attack))
         history = tuple(tensors["history"].tolist())
         interval = (tensors["counts_low"], tensors["counts_high"]) if "counts_low" in tensors else None
-        return Reconstruction(tensors.get("images"), tensors.get("labels"), history=history, counts_interval=interval)
+        return Reconstruction(
+            tensors.get("images"),
+            tensors.get("labels"),
+            history=history,
+            counts_interval=interval,
+            certified=tensors.get("certified"),
+        )
 
     # the whole
 

@@ -17,7 +17,8 @@ from learning.tensors import Batch
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
 LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
-IMAGE_SCORES = ("psnr", "ssim", "mse")
+IMAGE_SCORES = ("psnr", "ssim", "mse", "certified", "false_certificates")
+CERTIFIED_ERROR = 1e-4  # mean squared error above which a picture that was certified as exact is not: a pixel error of 0.01
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Scores:
 
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
-    `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
+    `certified`: 1 for every true picture whose restored one the attack itself certifies as exact, `false_certificates`: 1 for
+    each of these that is not (a pixel's root mean squared error above 0.01). `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
     more. `exact_counts`: 1 if all counts are right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose
     count, is right (iLRG's figures: absent classes count as successes). `counts_covered`: share of all classes whose count
     lies in the interval that the attack gives at 95 %; `counts_width`: mean width of those intervals, in examples.
@@ -36,6 +38,8 @@ class Scores:
     mse: list[float] | None = None
     psnr: list[float] | None = None
     ssim: list[float] | None = None
+    certified: list[float] | None = None
+    false_certificates: list[float] | None = None
     label_accuracy: float | None = None
     exact_counts: float | None = None
     le_acc: float | None = None
@@ -59,6 +63,8 @@ def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
     )
     if (interval := reconstruction.counts_interval) is not None:
         labels |= _interval_scores(*interval, truth.labels, classes)
+    if reconstruction.certified is not None and images:
+        images |= _certificate_scores(reconstruction.certified, images)
     return Scores(**images, **labels)
 
 
@@ -87,6 +93,12 @@ def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
         "psnr": [psnr(value) for value in mse],
         "ssim": [_ssim(found[int(j)], truth[i]) for i, j in enumerate(matches)],
     }
+
+
+def _certificate_scores(certified: Tensor, images: dict[str, Any]) -> dict[str, list[float]]:
+    flags = [bool(certified[j]) if j < len(certified) else False for j in images["matches"]]
+    wrong = [flag and mse > CERTIFIED_ERROR for flag, mse in zip(flags, images["mse"], strict=True)]
+    return {"certified": list(map(float, flags)), "false_certificates": list(map(float, wrong))}
 
 
 def _ssim(found: Tensor, truth: Tensor) -> float:

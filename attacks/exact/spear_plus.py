@@ -99,6 +99,10 @@ def typical_answer(last: Rectified) -> Tensor:
 
 def assembled(observation: Observation, end: Tail, parts: Split, found: Found, rng: torch.Generator) -> Reconstruction:
     """The reconstruction that directions at the last hidden layer stand for."""
+    if (count := found.directions.shape[1]) > parts.rank:
+        none = torch.empty(0, dtype=torch.long)
+        word = f"{count} directions fit {parts.rank} examples within the update's noise: which are true cannot be told"
+        return Reconstruction(labels=completed_labels(observation, none, rng), identifiable=False, verdict=word)
     labels = completed_labels(observation, found.classes, rng)
     missing = parts.rank - found.directions.shape[1]
     if missing:

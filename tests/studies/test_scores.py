@@ -238,3 +238,15 @@ def test_resampling_agrees_with_a_plain_loop() -> None:
     value = estimate([group.tolist() for group in groups], draws=6000)
     assert value.low == pytest.approx(np.quantile(means, 0.025), abs=0.1)
     assert value.high == pytest.approx(np.quantile(means, 0.975), abs=0.3)
+
+
+def test_a_certificate_counts_where_its_picture_lies_and_is_false_where_the_picture_is_not_exact():
+    rng = torch.Generator().manual_seed(0)
+    truth = Batch(torch.rand(3, 1, 8, 8, generator=rng), torch.tensor([0, 1, 2]))
+    found = truth.images[[2, 0, 1]].clone()
+    found[1] += 0.05  # the first true picture's, certified all the same
+    scores = score(Reconstruction(images=found, certified=torch.tensor([True, True, False])), truth, 10)
+    assert scores.matches == [1, 2, 0]
+    assert scores.certified == [1.0, 0.0, 1.0]
+    assert scores.false_certificates == [1.0, 0.0, 0.0]
+    assert score(Reconstruction(images=found), truth, 10).certified is None

@@ -9,7 +9,9 @@ from attacks.exact import SpearPlus
 from attacks.exact.completion import completed
 from attacks.exact.layers import tail
 from attacks.exact.low_rank import split
+from attacks.exact.spear_plus import assembled
 from attacks.exact.two_values import Found, nothing, searched, typical_errors
+from attacks.labels import AutoLabels
 from learning.models import MLP, LeNet, LeNet5, ResNet18
 from learning.tensors import Batch, generator
 from learning.training import Training
@@ -107,3 +109,19 @@ def test_what_it_cannot_do_is_said(architecture, shape, size, training, reason):
     observation = observe(architecture.build(shape, 10, 0), random_batch(size, shape=shape), training)
     with pytest.raises(NotApplicable, match=reason):
         SpearPlus().reconstruct(observation, generator(0))
+
+
+def test_more_directions_than_examples_are_not_believed():
+    observation, batch = seen(4, 0)
+    end = tail(observation)
+    parts = split(end.layers[-2].gradient, 4)
+    wrong = int(batch.labels[0] + 1) % 10
+    many = Found(
+        torch.randn(parts.rank, 9, generator=generator("many")).double(), torch.full((9,), wrong),
+        torch.zeros(9, 10).double(), torch.zeros(9, len(parts.live), dtype=torch.bool), torch.zeros(9).double(),
+    )  # fmt: skip
+    found = assembled(observation, end, parts, many, generator("many"))
+    assert found.images is None
+    assert found.identifiable is False
+    assert "9 directions fit 4 examples" in found.verdict
+    assert restored(found.labels) == restored(AutoLabels().reconstruct(observation, generator("many")).labels)
