@@ -27,8 +27,9 @@ class Scores:
 
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
-    `certified`: 1 for every true picture whose restored one the attack itself certifies as exact, `false_certificates`: 1 for
-    each of these that is not (a pixel's root mean squared error above 0.01). `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
+    `certified`: 1 for every true picture whose restored one the attack itself certifies as exact; `false_certificates`: 1 for
+    each of these that is not (the root mean squared error of its pixels is above 0.01).
+    `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
     more. `exact_counts`: 1 if all counts are right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose
     count, is right (iLRG's figures: absent classes count as successes). `counts_covered`: share of all classes whose count
     lies in the interval that the attack gives at 95 %; `counts_width`: mean width of those intervals, in examples.
