@@ -432,7 +432,7 @@ def cifar():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 @pytest.mark.parametrize("attack", [DLG(labels=IDLGLabels()), DLG()], ids=["label restored", "label optimised"])
 def test_dlg_restores_real_pictures_from_most_starts(cifar, attack):
     scores = [decibels(attack.reconstruct(seen, generator(seed)), batch) for seed, (seen, batch) in enumerate(cifar)]
@@ -440,7 +440,7 @@ def test_dlg_restores_real_pictures_from_most_starts(cifar, attack):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_inverting_gradients_restores_real_pictures(cifar):
     attack = InvertingGradients()
     scores = [decibels(attack.reconstruct(seen, generator(seed)), batch) for seed, (seen, batch) in enumerate(cifar)]
