@@ -115,6 +115,13 @@ class Attack(ABC):
         """
 
 
+def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Float[Tensor, "batch classes"]:
+    """The rows of class probabilities that a label restoration gives. Raises `NotApplicable` where it does."""
+    rows = restoration.reconstruct(observation, rng).labels
+    assert rows is not None, "label restorations restore labels"
+    return rows
+
+
 def label_rows(labels: Int[Tensor, " batch"], classes: int) -> Float[Tensor, "batch classes"]:
     """Class indices as rows of certainty."""
     return torch.nn.functional.one_hot(labels, classes).float()

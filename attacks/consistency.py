@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.labels.last_layer import LastLayer, last_layer
+from attacks.labels.last_layer import LastLayer, common_input, last_layer
 from learning.tensors import parameters_of
 
 SUM, EXCESS = 1e-3, 1.01  # how far the sum may be from zero, as a share of the entries; how large the positive part may be
@@ -74,9 +74,8 @@ def _reversed(layer: LastLayer, gradient: Tensor, examples: int) -> bool:
     The probabilities are those of the rank-one embedding, in which the sign cancels: so this speaks of models that answer all
     pictures nearly alike, and is silent elsewhere.
     """
-    embedding = layer.weight_gradient.T @ gradient / (gradient @ gradient)
     bias = torch.zeros_like(gradient) if layer.bias is None else layer.bias
-    seen = torch.softmax(layer.weight @ embedding + bias, 0)
+    seen = torch.softmax(layer.weight @ common_input(layer.weight_gradient, gradient) + bias, 0)
     counts = [examples * (seen - sign * gradient) for sign in (1, -1)]
     here, opposite = (float(((n - n.round()).abs() + (-n).clamp_min(0)).mean()) for n in counts)
     return here > UNLIKE and opposite < LIKE

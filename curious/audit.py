@@ -7,9 +7,7 @@ for line in found.lines:
 found.write_page(Path("audit.html"))
 """
 
-import base64
 import importlib
-import io
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,6 @@ from typing import Any, Literal
 
 import jinja2
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from attacks import ATTACKS, Attack, Granted, Observation, Reconstruction
@@ -27,6 +24,7 @@ from attacks.workers import Job, run_job
 from learning.catalogue import SettingsError, build
 from learning.tensors import Update, buffers_of, derived_seed, parameters_of
 from learning.training import Training, set_mode
+from studies.pictures import data_uri
 
 DEFAULT_ATTACKS = ("auto", "inverting-gradients")
 MOST_PICTURES = 16  # on the page
@@ -69,7 +67,7 @@ class Audit:
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
         template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
         pictures = {
-            line.attack: [_picture(image) for image in line.reconstruction.images[:MOST_PICTURES]]
+            line.attack: [data_uri(image) for image in line.reconstruction.images[:MOST_PICTURES]]
             for line in self.lines
             if line.reconstruction is not None and line.reconstruction.images is not None
         }
@@ -151,14 +149,6 @@ def _told(found: Reconstruction | None) -> str:
     if found.images is not None:
         told.append(f"{len(found.images)} pictures" + (f", matching loss {found.loss:.3g}" if found.loss is not None else ""))
     return "; ".join([*told, *([found.verdict] if found.verdict else [])]) or "nothing"
-
-
-def _picture(image: Tensor) -> str:
-    pixels = (image.nan_to_num(0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    file = io.BytesIO()
-    drawn = Image.fromarray(pixels[0]) if len(pixels) != 3 else Image.fromarray(pixels.transpose(1, 2, 0).copy())
-    drawn.save(file, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def model_from(place: str) -> nn.Module:

@@ -131,6 +131,8 @@ def audit(
             raise SettingsError(f"--input-shape {input_shape}: should be channels,height,width, like 3,32,32")
         if len(means) != len(deviations) or len(means) not in (0, 1, int(shape[0])) or not all(d > 0 for d in deviations):
             raise SettingsError(f"--mean {mean} --std {std}: give both, one number or one per channel, deviations above zero")
+        if kind not in ("gradient", "delta", "weights"):
+            raise SettingsError(f"--kind {kind}: should be gradient, delta or weights")
         network = model_from(model)
         if sent is not None:
             load_state(network, read_checkpoint(sent))
@@ -140,8 +142,6 @@ def audit(
         order |= {"batch_norm": batch_norm}
         if kind != "gradient":
             order |= {"learning_rate": learning_rate, "momentum": momentum, "epochs": epochs}
-        if kind not in ("gradient", "delta", "weights"):
-            raise SettingsError(f"--kind {kind}: should be gradient, delta or weights")
         chosen = {named.name: named.attack for named in read_campaign(attacks).attacks} if attacks else None
         found = audited(
             network,

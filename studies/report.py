@@ -4,8 +4,6 @@ Everything in the page comes from the ledger; the clients' pictures are drawn ag
 texts are escaped by the template, drawings are matplotlib's.
 """
 
-import base64
-import io
 import json
 import shlex
 import statistics
@@ -18,7 +16,6 @@ from typing import Any
 
 import jinja2
 import torch
-from PIL import Image
 from torch import Tensor
 
 from defenses import DEFENSES
@@ -30,6 +27,7 @@ from studies.attacking import truth
 from studies.config import Cell, Plan
 from studies.evidence import Evidence, Picked, Point
 from studies.ledger import Ledger, Result, Victim
+from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
@@ -223,7 +221,7 @@ def _restored(ledger: Ledger, result: Result, true: Tensor, count: int, who: str
     grey = torch.full(true.shape[1:], 0.5)
     return [
         _shown(
-            images[matches[i]].float().nan_to_num(0.5) if matches[i] < len(images) else grey,
+            images[matches[i]] if matches[i] < len(images) else grey,
             f"Picture {i + 1} of {who}, restored by {result.attack}, PSNR {decibels[i]:.1f} dB",
             f"{decibels[i]:.1f}",
         )
@@ -232,15 +230,7 @@ def _restored(ledger: Ledger, result: Result, true: Tensor, count: int, who: str
 
 
 def _shown(image: Tensor, words: str, score: str) -> Shown:
-    pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-    grey = pixels.shape[0] != 3
-    picture = Image.fromarray(pixels[0]) if grey else Image.fromarray(pixels.transpose(1, 2, 0).copy())
-    side = max(picture.size)
-    if side > LARGEST_PICTURE:
-        picture.thumbnail((LARGEST_PICTURE, LARGEST_PICTURE))
-    file = io.BytesIO()
-    picture.save(file, "PNG", optimize=True)
-    return Shown(f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}", words, score, side)
+    return Shown(data_uri(image, LARGEST_PICTURE), words, score, max(image.shape[1:]))
 
 
 # failures

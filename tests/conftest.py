@@ -1,4 +1,4 @@
-"""One thread, reproducible property tests, and the pictures that may be missing."""
+"""One thread, reproducible draws and property tests, and the pictures that may be missing."""
 
 import logging
 import os
@@ -14,6 +14,12 @@ torch.set_num_threads(1)
 logging.getLogger("flwr").setLevel(logging.CRITICAL)
 hypothesis.settings.register_profile("curious", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "curious"))
+
+
+@pytest.fixture(autouse=True)
+def the_same_random_numbers():
+    """What a test draws without saying from where does not depend on which tests ran before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture

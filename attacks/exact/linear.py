@@ -13,7 +13,7 @@ from attacks.exact.assembly import Inputs, before
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, Tail, dtype_of, entry, tail, victim
 from attacks.exact.low_rank import split
-from attacks.labels.last_layer import last_layer
+from attacks.labels.last_layer import common_input, last_layer
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import settings
 
@@ -46,9 +46,7 @@ class Linear(Attack):
             errors = layer.gradient[:, pixels]
             if not errors.any():
                 raise NotApplicable(f"the bias gradient of '{layer.name}' is zero")
-            pictures = first.pictures(
-                (layer.gradient[:, :pixels].T @ errors / (errors @ errors))[None], observation.image_shape
-            )
+            pictures = first.pictures(common_input(layer.gradient[:, :pixels], errors)[None], observation.image_shape)
             rows = _label(observation, pictures, rng)
         else:
             end = tail(observation)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.exact.assembly import inputs_of, refined
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, dtype_of, tail, victim
@@ -60,8 +60,7 @@ class Spear(Attack):
             raise NotApplicable("the first layer has no bias, and SPEAR's scale comes from the bias gradient")
         parts = split(first.gradient, observation.examples)
         found = sampled(parts, first, self.chunk, self.samples, self.seconds, rng)
-        labels = AutoLabels().reconstruct(observation, rng).labels
-        assert labels is not None, "label restorations restore labels"
+        labels = rows_by(AutoLabels(), observation, rng)
         expected = f"{found.samples:.2g} samples drawn, {expected_samples(len(parts.live), parts.rank):.2g} expected"
         if found.directions.shape[1] < parts.rank or parts.rank < observation.examples:
             return Reconstruction(

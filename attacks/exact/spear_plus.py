@@ -14,6 +14,7 @@ from attacks.exact.low_rank import Split, split
 from attacks.exact.two_values import Found, nothing, searched, typical_errors
 from attacks.labels.auto import AutoLabels
 from attacks.labels.counts import whole_counts
+from attacks.labels.last_layer import common_input
 from learning.catalogue import Count, Positive, settings
 
 SEVERAL = 0.35  # relative residual of a direction after several local steps
@@ -93,8 +94,7 @@ def typical_answer(last: Rectified) -> Tensor:
     if last.bias is None:
         return torch.full_like(last.weight[:, 0], 1 / len(last.weight))
     errors = last.gradient[:, -1]
-    features = last.gradient[:, :-1].T @ errors / (errors @ errors).clamp_min(1e-300)
-    return torch.softmax(last.weight @ features + last.bias, 0)
+    return torch.softmax(last.weight @ common_input(last.gradient[:, :-1], errors) + last.bias, 0)
 
 
 def assembled(observation: Observation, end: Tail, parts: Split, found: Found, rng: torch.Generator) -> Reconstruction:

@@ -5,7 +5,7 @@ import torch
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
-from attacks.labels.last_layer import answers, dummy_pictures, last_layer
+from attacks.labels.last_layer import answers, common_input, dummy_pictures, last_layer
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlu import RLU
 from attacks.labels.soft_labels import SoftLabels
@@ -49,7 +49,7 @@ class AutoLabels(Attack):
         pictures = dummy_pictures(observation, self.dummies, self.spread, rng) if public is None else public
         reference = answers(observation, pictures, rng)[1].mean(0)
         gradient = layer.bias_gradient.nan_to_num(0.0)
-        embedding = layer.weight_gradient.nan_to_num(0.0).T @ gradient / (gradient @ gradient).clamp_min(1e-300)
+        embedding = common_input(layer.weight_gradient.nan_to_num(0.0), gradient)
         answer = torch.softmax(layer.weight @ embedding + layer.bias, 0)
         if (answer - reference).abs().sum() / 2 <= self.alike:
             return RankOneLabels()

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from attacks.attack import Attack, Observation, Reconstruction
 from attacks.labels.counts import rows_of, whole_counts
-from attacks.labels.last_layer import last_layer, last_layer_with_bias, parameters_at
+from attacks.labels.last_layer import common_input, last_layer, last_layer_with_bias, parameters_at
 from learning.catalogue import Index, settings
 
 
@@ -35,7 +35,7 @@ class RankOneLabels(Attack):
         layers = [(weight, bias), *_reached(observation)]
         direction, counts = bias_gradient, torch.zeros(0, dtype=torch.long)
         for _ in range(1 + self.refinements):
-            embedding = weight_gradient.T @ direction / (bias_gradient @ direction).clamp_min(1e-300)
+            embedding = common_input(weight_gradient, bias_gradient, direction)
             probabilities = torch.stack([torch.softmax(w @ embedding + b, 0) for w, b in layers]).mean(0)
             counts = whole_counts(total * (probabilities - bias_gradient), total)
             direction = _even_direction(probabilities, counts.to(probabilities), bias_gradient)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.labels.last_layer import last_layer
+from attacks.labels.last_layer import common_input, last_layer
 from learning.catalogue import Positive, settings
 
 FEWEST_CLASSES = 5
@@ -94,8 +94,7 @@ def _necessary_condition(gradient: Tensor, sizes: Tensor, reference: Tensor, rat
 
 
 def _with_bias(weight: Tensor, bias: Tensor, gradient: Tensor, bias_gradient: Tensor) -> Tensor:
-    features = gradient.T @ bias_gradient / (bias_gradient @ bias_gradient).clamp_min(1e-300)
-    return torch.softmax(weight @ features + bias, 0) - bias_gradient
+    return torch.softmax(weight @ common_input(gradient, bias_gradient) + bias, 0) - bias_gradient
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
 from attacks.matching.adam import descend, falling
@@ -53,8 +53,7 @@ class Dimitrov(Attack):
         if observation.steps % passes:
             raise NotApplicable(f"{observation.steps} local steps are no whole epochs of {passes} steps each")
         epochs = observation.steps // passes
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
+        rows = rows_by(self.labels, observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         victim = victim_of(observation, reference.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from attacks.attack import Attack, Observation, Reconstruction
+from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.geng import GengLabels
 from attacks.matching.descent import minimise
@@ -48,8 +48,7 @@ class GengImages(Attack):
     restarts: Count = 1
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
+        rows = rows_by(self.labels, observation, rng)
         reference = next(iter(observation.gradient().values())).double()
         labels = rows.to(reference)
         pairs = [_distance(one, labels) for one in (*observation.earlier, observation)]

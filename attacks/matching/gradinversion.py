@@ -2,14 +2,14 @@
 
 import torch
 
-from attacks.attack import Attack, Observation, Reconstruction
+from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.gradinversion_labels import GradInversionLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.batch_statistics import known_statistics, statistics_distance
 from attacks.matching.distances import relative_squared_distance
 from attacks.matching.group import consensus
-from attacks.matching.priors import start, total_variation
+from attacks.matching.priors import starts, total_variation
 from attacks.matching.slopes import LARGE, exact
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
@@ -49,8 +49,7 @@ class GradInversion(Attack):
     spread: Positive = 0.05
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
+        rows = rows_by(self.labels, observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         victim, labels = victim_of(observation, reference.dtype), rows.to(reference)
@@ -65,8 +64,8 @@ class GradInversion(Attack):
                 total = total + self.statistics * apart(images)
             return total + self.group * (images - drawn).square().mean()
 
-        starts = torch.stack([start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.seeds)])
-        variables = {"images": starts, "consensus": starts.clone()}
+        images = starts(observation, self.spread, self.seeds, rng).to(reference)
+        variables = {"images": images, "consensus": images.clone()}
         slope = exact(loss, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
         grouped = self.group > 0 and self.seeds > 1
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from attacks.attack import Attack, Observation, Reconstruction
+from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, descend, falling
 from attacks.matching.distances import cosine_distance
-from attacks.matching.priors import start, total_variation
+from attacks.matching.priors import starts, total_variation
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
 from attacks.matching.slopes import (
     LARGE,
@@ -24,7 +24,7 @@ from attacks.matching.slopes import (
     one_by_one,
     traced,
 )
-from attacks.matching.victim import victim_of, work
+from attacks.matching.victim import Victim, victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
@@ -73,24 +73,21 @@ class InvertingGradients(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
-        rows = None
-        if not self.joint_labels:
-            rows = self.labels.reconstruct(observation, rng).labels
-            assert rows is not None, "label restorations restore labels"
-        starts = [start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.restarts)]
+        rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
         simulated = 1 < observation.steps <= MOST_STEPS
-        variables = {"images": torch.stack(starts)}
+        variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference)}
         if rows is None:
             scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
             variables["scores"] = scores.to(reference)
         else:
             order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
-        large = work(victim_of(observation, reference.dtype), observation.image_shape) >= LARGE
+        victim = victim_of(observation, reference.dtype)
+        large = work(victim, observation.image_shape) >= LARGE
         kinds = [True, False] if self.signed == "auto" else [self.signed]
         if len(kinds) > 1 and not large:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slopes = self._slopes(observation, wanted, variables, simulated, large)
+        slopes = self._slopes(victim, observation, wanted, variables, simulated, large)
         if len(kinds) > 1 and large:
             kinds = [self._better(slopes[0], variables)]
         runs = self._descend(slopes, variables, kinds, self.iterations)
@@ -104,10 +101,9 @@ class InvertingGradients(Attack):
         )
 
     def _slopes(
-        self, observation: Observation, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
+        self, victim: Victim, observation: Observation, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
     ) -> tuple[Slope, Slope]:
         """The slope to begin with, and the exact one to end with."""
-        victim = victim_of(observation, variables["images"].dtype)
         found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
 
         def prior(one: Tensors) -> Tensor:

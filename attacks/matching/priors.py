@@ -28,3 +28,10 @@ def start(observation: Observation, spread: float, rng: torch.Generator) -> Floa
     Drawn on the CPU in float32, so that they are the same on every device.
     """
     return 0.5 + spread * torch.randn(observation.examples, *observation.image_shape, generator=rng)
+
+
+def starts(
+    observation: Observation, spread: float, restarts: int, rng: torch.Generator
+) -> Float[Tensor, "restarts batch channels height width"]:
+    """So many of them, drawn one after the other and cut to [0, 1]."""
+    return torch.stack([start(observation, spread, rng) for _ in range(restarts)]).clamp(0, 1)

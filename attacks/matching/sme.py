@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
-from attacks.matching.priors import start, total_variation
+from attacks.matching.priors import starts, total_variation
 from attacks.matching.slopes import LARGE, exact
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, NotNegative, Positive, settings
@@ -42,8 +42,7 @@ class SME(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         if observation.training.shared != "delta":
             raise NotApplicable("a shared gradient does not say which model the client reached: attack a delta")
-        rows = self.labels.reconstruct(observation, rng).labels
-        assert rows is not None, "label restorations restore labels"
+        rows = rows_by(self.labels, observation, rng)
         wanted, change = observation.gradient(), observation.update.parameters
         reference = next(iter(wanted.values()))
         victim, labels = victim_of(observation, reference.dtype), rows.to(reference)
@@ -53,9 +52,8 @@ class SME(Attack):
             found = torch.func.grad(victim.loss)(weights, one["images"], labels)
             return cosine_distance(found, wanted) + self.total_variation * total_variation(one["images"])
 
-        starts = [start(observation, self.spread, rng).clamp(0, 1).to(reference) for _ in range(self.restarts)]
         places = torch.full((self.restarts,), min(self.place, 1.0)).to(reference)
-        variables = {"images": torch.stack(starts), "place": places}
+        variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference), "place": places}
         large = work(victim, observation.image_shape) >= LARGE
         slope, share = exact(loss, variables, self.iterations, large), falling("cosine", self.iterations)
         runs = descend(
