@@ -18,11 +18,11 @@ from scipy.optimize import linprog
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
 from attacks.exact.layers import Tail, dtype_of, entry, tail, victim
 from attacks.exact.low_rank import Split, split
-from attacks.exact.spear_plus import completed_labels
-from attacks.labels.last_layer import parameters_at
+from attacks.labels.counts import whole_counts
+from attacks.labels.last_layer import last_layer, parameters_at
 from learning.catalogue import Count, Positive, settings
 
 LEVELS = 255  # of a pixel, above black
@@ -78,8 +78,8 @@ class ExtremePoints(Attack):
     examples that were found are taken out of the gradient, which makes the space smaller (one local step only). `seconds`:
     after which the search gives up in any case.
 
-    Pictures that were not found are grey and not certified, and their labels are `auto`'s, less those that were found. An
-    example of which the model is sure leaves nothing in the update but rounding, and no method finds it.
+    Pictures that were not found are grey and not certified; for their labels see `remaining_labels`. An example of which the
+    model is sure leaves nothing in the update but rounding, and no method finds it.
     After one step a picture is certified if the known model, given it, answers with a slope that the gradient holds, in the
     right amount, and if all its pixels are multiples of 1/255. After several steps the levels alone decide.
     Raises `NotApplicable` where there is no such layer, or several local steps moved what stands before it.
@@ -114,9 +114,10 @@ class ExtremePoints(Attack):
                 inside = space(here, end)
         if members and observation.steps == 1:
             members = refined(gradient, parts, answer, members, inside)
-        elif members:
-            members = relabelled(gradient, answer, Answer(observation, end, share=1.0), members)
-        return reconstruction(observation, end, parts, members, rng)
+        answers = [answer] if observation.steps == 1 else [answer, Answer(observation, end, share=1.0)]
+        if members and observation.steps > 1:
+            members = relabelled(gradient, answers, members)
+        return reconstruction(answers, members)
 
 
 def bounded(observation: Observation) -> Tail:
@@ -251,12 +252,19 @@ class Answer:
 
     def slopes(self, pixels: Float[Tensor, " pixels"]) -> Float[Tensor, "classes units"]:
         """The share in the layer's slope that an example with these pixels has, for each class that it may be of."""
-        layer = self.model.get_submodule(self.end.layers[0].name)
-        output = layer(given_by(self.end, pixels)).detach().requires_grad_()
+        output = self._output(pixels).detach().requires_grad_()
         logits = self._logits(output, pixels)
         rows = torch.stack([torch.autograd.grad(logit, output, retain_graph=True)[0] for logit in logits])
         errors = torch.softmax(logits.detach(), 0) - torch.eye(len(logits)).to(logits)
         return errors @ rows / self.observation.examples
+
+    def probabilities(self, pixels: Float[Tensor, " pixels"]) -> Float[Tensor, " classes"]:
+        """Of the classes, as the model has them for an example with these pixels."""
+        with torch.no_grad():
+            return torch.softmax(self._logits(self._output(pixels), pixels), 0)
+
+    def _output(self, pixels: Tensor) -> Tensor:
+        return self.model.get_submodule(self.end.layers[0].name)(given_by(self.end, pixels))
 
     def _logits(self, output: Tensor, pixels: Tensor) -> Tensor:
         if self.end.slope is None:
@@ -310,17 +318,17 @@ def refined(gradient: Tensor, parts: Split, answer: Answer, members: list[Member
     return members
 
 
-def relabelled(gradient: Tensor, answer: Answer, reached: Answer, members: list[Member]) -> list[Member]:
+def relabelled(gradient: Tensor, answers: list[Answer], members: list[Member]) -> list[Member]:
     """The members with the classes that fit the slopes which the gradient of several local steps holds for them.
 
     Those slopes are sums along the client's path: least squares over all members has them, and the means of what the models
     at its two ends say for each class are nearest to that of the true one.
     """
-    given = torch.stack([given_by(answer.end, member.pixels) for member in members])
+    given = torch.stack([given_by(answers[0].end, member.pixels) for member in members])
     given = torch.cat([given, given.new_ones(len(given), 1)], 1)
     slopes = torch.linalg.lstsq(given.T, gradient.T).solution
     fit = [
-        functional.cosine_similarity(answer.slopes(member.pixels) + reached.slopes(member.pixels), slope[None])
+        functional.cosine_similarity(torch.stack([a.slopes(member.pixels) for a in answers]).mean(0), slope[None])
         for member, slope in zip(members, slopes, strict=True)
     ]
     return [replace(member, label=int(row.argmax())) for member, row in zip(members, fit, strict=True)]
@@ -338,11 +346,11 @@ def joined(members: list[Member], new: Member) -> bool:
     return True
 
 
-def reconstruction(
-    observation: Observation, end: Tail, parts: Split, members: list[Member], rng: torch.Generator
-) -> Reconstruction:
-    """What the examples found amount to; the rest is grey, and labelled as `auto` would."""
-    labels = completed_labels(observation, torch.tensor([member.label for member in members], dtype=torch.long), rng)
+def reconstruction(answers: list[Answer], members: list[Member]) -> Reconstruction:
+    """What the examples found amount to. The rest of the pictures is grey."""
+    observation, end = answers[0].observation, answers[0].end
+    labels = label_rows(torch.tensor([member.label for member in members], dtype=torch.long), observation.classes)
+    labels = torch.cat([labels, remaining_labels(answers, members)])
     whole = len(members) == observation.examples
     word = f"{len(members)} of {observation.examples} examples were found as extreme points of what the gradient allows"
     if not whole:
@@ -350,11 +358,31 @@ def reconstruction(
     if end.slope is None:
         return Reconstruction(labels=labels, identifiable=whole, verdict=f"{word}; the pictures stand behind other layers")
     certified = torch.zeros(observation.examples, dtype=torch.bool)
-    images = torch.full((observation.examples, *observation.image_shape), 0.5)
+    images = torch.full((observation.examples, *observation.image_shape), 0.5, dtype=dtype_of(observation))
     for index, member in enumerate(members):
         certified[index] = member.certified
         images[index] = member.pixels.reshape(observation.image_shape).clamp(0, 1)
     return Reconstruction(
-        images=images.to(dtype_of(observation)), labels=labels, certified=certified, identifiable=whole,
+        images=images, labels=labels, certified=certified, identifiable=whole,
         verdict=f"{word}; {int(certified.sum())} are certified: the model agrees, and every pixel is one of 256 levels",
     )  # fmt: skip
+
+
+def remaining_labels(answers: list[Answer], members: list[Member]) -> Float[Tensor, "remaining classes"]:
+    """The labels of the examples that were not found: what the members leave of the last layer's bias gradient says, or even.
+
+    An example adds (what the model answers - its label) there. If the answers to those not found are even, as an untrained
+    model's are, their counts follow. If the model is sure of them, they add nothing: then nothing is known, and even counts
+    are right most often.
+    """
+    observation = answers[0].observation
+    missing = observation.examples - len(members)
+    rest = torch.zeros(observation.classes, dtype=torch.float64)
+    gradient = last_layer(observation).bias_gradient
+    if gradient is not None:
+        rest = observation.examples * gradient.cpu()
+        for member in members:
+            rest -= torch.stack([a.probabilities(member.pixels) for a in answers]).mean(0).cpu()
+            rest[member.label] += 1
+    counts = whole_counts(missing / observation.classes - rest, missing)
+    return label_rows(torch.arange(observation.classes).repeat_interleave(counts), observation.classes)
