@@ -125,7 +125,7 @@ class Leak:
 
     `told`: whether the attack is given the true labels. `of`: how many updates were attacked. `rivals`: how many attacks it
     is the best of. `beside`: the controls' means by name; `control`: the better of them; `gain`: how much more the attack
-    restored than that, update by update.
+    restored than that, update by update. `exact`: share of the pictures that came back exactly.
     """
 
     attack: str
@@ -136,6 +136,7 @@ class Leak:
     beside: dict[str, float]
     control: str
     gain: Estimate | None
+    exact: float
 
     @property
     def verdict(self) -> str:
@@ -174,9 +175,10 @@ def _leak(evidence: Evidence, setting: str, defense: str, metric: str) -> Leak |
     value = estimated(values)
     assert value is not None
     of = len(evidence.results(setting, defense, name))
-    return Leak(
-        name, evidence.attacks[name].told, value, of, len(found), beside, better, estimated(gains[better]) if better else None
-    )
+    exact = evidence.values(setting, defense, name, "exact").values()
+    gain = estimated(gains[better]) if better else None
+    told, share = evidence.attacks[name].told, statistics.fmean(exact) if exact else 0.0
+    return Leak(name, told, value, of, len(found), beside, better, gain, share)
 
 
 @dataclass(frozen=True)

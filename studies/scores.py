@@ -17,7 +17,8 @@ from learning.tensors import Batch
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
 LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
-IMAGE_SCORES = ("psnr", "ssim", "mse", "certified", "false_certificates")
+IMAGE_SCORES = ("psnr", "ssim", "mse", "exact", "certified", "false_certificates")
+EXACT_ERROR = 1e-6  # mean squared error up to which a picture came back exactly: a quarter of a pixel's level
 CERTIFIED_ERROR = 1e-4  # mean squared error above which a picture that was certified as exact is not: a pixel error of 0.01
 
 
@@ -27,6 +28,7 @@ class Scores:
 
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
+    `exact`: 1 for every true picture that came back as it was (the root mean squared error of its pixels is at most 0.001).
     `certified`: 1 for every true picture whose restored one the attack itself certifies as exact; `false_certificates`: 1 for
     each of these that is not (the root mean squared error of its pixels is above 0.01).
     `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
@@ -39,6 +41,7 @@ class Scores:
     mse: list[float] | None = None
     psnr: list[float] | None = None
     ssim: list[float] | None = None
+    exact: list[float] | None = None
     certified: list[float] | None = None
     false_certificates: list[float] | None = None
     label_accuracy: float | None = None
@@ -92,6 +95,7 @@ def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
         "matches": [int(j) for j in matches],
         "mse": mse,
         "psnr": [psnr(value) for value in mse],
+        "exact": [float(value <= EXACT_ERROR) for value in mse],
         "ssim": [_ssim(found[int(j)], truth[i]) for i, j in enumerate(matches)],
     }
 

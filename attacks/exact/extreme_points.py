@@ -362,9 +362,12 @@ def reconstruction(answers: list[Answer], members: list[Member]) -> Reconstructi
     for index, member in enumerate(members):
         certified[index] = member.certified
         images[index] = member.pixels.reshape(observation.image_shape).clamp(0, 1)
+    proven = "no picture is certified"
+    if certified.any():
+        proven = f"{int(certified.sum())} of the pictures are certified: the model agrees, and every pixel is one of 256 levels"
     return Reconstruction(
         images=images, labels=labels, certified=certified, identifiable=whole,
-        verdict=f"{word}; {int(certified.sum())} are certified: the model agrees, and every pixel is one of 256 levels",
+        verdict=f"{word}; {proven}",
     )  # fmt: skip
 
 

@@ -154,6 +154,12 @@ def test_soft_labels_count_as_their_largest_class() -> None:
     assert score(Reconstruction(labels=soft), truth, CLASSES).label_accuracy == 0.5
 
 
+def test_a_picture_is_exact_up_to_a_quarter_of_a_level() -> None:
+    truth = torch.full((3, 1, 8, 8), 0.5)
+    found = truth + torch.tensor([0.0, 0.0009, 0.0011])[:, None, None, None]
+    assert score(Reconstruction(images=found), Batch(truth, torch.tensor([0, 0, 0])), CLASSES).exact == [1.0, 1.0, 0.0]
+
+
 def test_restoring_every_label_is_no_way_to_be_right() -> None:
     assert label_scores(list(range(10)), [3, 4]).label_accuracy == pytest.approx(0.2)
 
@@ -167,7 +173,8 @@ def test_what_was_not_restored_has_no_score() -> None:
         "le_acc",
         "ln_acc",
     }
-    assert set(score(Reconstruction(images=pictures(1)), truth, CLASSES).row()) == {"matches", "mse", "psnr", "ssim"}
+    found = score(Reconstruction(images=pictures(1)), truth, CLASSES).row()
+    assert set(found) == {"matches", "mse", "exact", "psnr", "ssim"}
 
 
 def test_an_estimate_is_the_mean_over_victims() -> None:
