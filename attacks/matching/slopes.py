@@ -87,6 +87,6 @@ def traced(slope: Slope, variables: Tensors, wanted: bool = True) -> Slope:
     if not wanted:
         return slope
     try:
-        return program_of(slope, {name: tensor.detach() for name, tensor in variables.items()})
+        return program_of(slope, variables)
     except NotTraceable:
         return slope

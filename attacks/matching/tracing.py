@@ -9,20 +9,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+
+from learning.tensors import Tensors
 
 aten = torch.ops.aten
 DIRECT = {  # the same operations, called without a look at their schema
+    aten.abs.default: torch.abs,
+    aten.add.Scalar: torch.add,
     aten.add.Tensor: torch.add,
+    aten.addmm.default: torch.addmm,
     aten.bmm.default: torch.bmm,
+    aten.cat.default: torch.cat,
+    aten.clone.default: torch.clone,
+    aten.constant_pad_nd.default: torch.constant_pad_nd,
+    aten.div.Scalar: torch.div,
     aten.div.Tensor: torch.div,
+    aten.dot.default: torch.dot,
     aten.mm.default: torch.mm,
+    aten.mul.Scalar: torch.mul,
     aten.mul.Tensor: torch.mul,
+    aten.mv.default: torch.mv,
     aten.neg.default: torch.neg,
+    aten.ones_like.default: torch.ones_like,
     aten.reshape.default: torch.reshape,
+    aten.sgn.default: torch.sgn,
+    aten.sigmoid.default: torch.sigmoid,
     aten.sub.Tensor: torch.sub,
+    aten.sum.default: torch.sum,
+    aten.sum.dim_IntList: torch.sum,
 }
 
 
@@ -30,28 +46,37 @@ class NotTraceable(Exception):
     """The function does what a list of operations cannot repeat."""
 
 
-def program_of(function: Callable[[Any], Any], example: Any) -> Callable[[Any], Any]:
-    """The operations that the function runs on an example, as a function of trees of tensors shaped like the example.
+def program_of(function: Callable[[Tensors], Any], example: Tensors) -> Callable[[Tensors], Any]:
+    """The operations that the function runs on an example, as a function of tensors of those names and shapes.
 
     What is computed twice is computed once, what does not depend on the argument is computed now, and a view of a view is a
     view of the tensor behind both. Assumes that the numbers do not decide which operations are run. Raises `NotTraceable`
     where the function reads a number, draws one, or writes into a tensor that it has not made.
     """
-    leaves, shape = tree_flatten(example)
-    inputs = [leaf.detach().clone(memory_format=torch.contiguous_format) for leaf in leaves]
-    record = _Record(inputs)
+    inputs = {name: _plain(tensor.detach()) for name, tensor in example.items()}
+    record = _Record(list(inputs.values()))
     with torch.no_grad(), record:
-        outputs, result = tree_flatten(function(tree_unflatten(inputs, shape)))
+        outputs, result = tree_flatten(function(inputs))
     record.graph.output(tuple(record.node(output) for output in outputs))
     record.graph.eliminate_dead_code()
     module = fx.GraphModule(record.constants, record.graph)
+    module.__dict__.update(record.constants.named_buffers())  # found at once, and not by way of `Module.__getattr__`
+    run = module.forward
 
     @torch.no_grad()
-    def program(argument: Any) -> Any:
-        given = [leaf.clone(memory_format=torch.contiguous_format) for leaf in shape.flatten_up_to(argument)]
-        return tree_unflatten(module(*given), result)
+    def program(argument: Tensors) -> Any:
+        return result.unflatten(run(*(_plain(argument[name]) for name in inputs)))
 
     return program
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor that lies in memory from its storage's beginning on, one row after the other."""
+    return (
+        tensor
+        if tensor.is_contiguous() and tensor.storage_offset() == 0
+        else tensor.clone(memory_format=torch.contiguous_format)
+    )
 
 
 class _Record(TorchDispatchMode):
@@ -60,6 +85,7 @@ class _Record(TorchDispatchMode):
     def __init__(self, inputs: list[Tensor]):
         super().__init__()
         self.graph, self.constants = fx.Graph(), torch.nn.Module()
+        self.given = {_storage(tensor) for tensor in inputs}
         self.kept: list[Tensor] = []  # memory that is given back could be mistaken for what lies there next
         self.sources: dict[int, fx.Node] = {}  # by storage
         self.nodes: dict[tuple[Any, ...], fx.Node] = {}  # by place
@@ -77,7 +103,7 @@ class _Record(TorchDispatchMode):
         used = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         writes = operation._schema.is_mutable
         fixed = bool(used) and not any(self._knows(tensor) for tensor in used)
-        if writes and not all(self._knows(tensor) for tensor in _written(operation, args, kwargs)):
+        if writes and not all(self._made(tensor) for tensor in _written(operation, args, kwargs)):
             raise NotTraceable(f"{operation} writes into a tensor that comes from elsewhere")
         found = operation(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
@@ -116,6 +142,9 @@ class _Record(TorchDispatchMode):
     def _knows(self, tensor: Tensor) -> bool:
         return _storage(tensor) in self.sources
 
+    def _made(self, tensor: Tensor) -> bool:
+        return self._knows(tensor) and _storage(tensor) not in self.given
+
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
         self.kept.append(tensor)
         self.sources[_storage(tensor)] = self.nodes[_place(tensor)] = node
@@ -141,7 +170,7 @@ def _item(several: Any, index: int) -> Tensor:
 
 def _patches(images: Tensor, kernel: list[int], dilation: list[int], padding: list[int], stride: list[int]) -> Tensor:
     """`im2col` as one copy of a view, in half the time."""
-    padded = functional.pad(images, (padding[1], padding[1], padding[0], padding[0]))
+    padded = torch.constant_pad_nd(images, [padding[1], padding[1], padding[0], padding[0]])
     batch, channels, *pixels = padded.shape
     rows, columns = ((p - d * (k - 1) - 1) // s + 1 for p, d, k, s in zip(pixels, dilation, kernel, stride, strict=True))
     each, channel, down, aside = padded.stride()

@@ -537,6 +537,6 @@ def test_dlg_restores_real_pictures_from_most_starts(cifar, labels):
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_inverting_gradients_restores_real_pictures(cifar):
-    attack = InvertingGradients()
+    attack = InvertingGradients(iterations=500)
     scores = [decibels(attack.reconstruct(seen, generator(seed)), batch) for seed, (seen, batch) in enumerate(cifar)]
     assert sum(scores) / len(scores) >= 15, scores
