@@ -429,6 +429,17 @@ def test_the_restart_of_least_loss_is_returned(signed):
     torch.testing.assert_close(together.images, best.images)
 
 
+def test_restarts_are_dealt_to_both_kinds_of_steps():
+    """The first half takes signed steps and the second plain ones: no more runs than restarts."""
+    observation = in_double(quick_lenet(2)[0])
+    one, rng = InvertingGradients(iterations=5), generator(0)
+    alone = [replace(one, signed=signed).reconstruct(observation, rng) for signed in (True, True, False, False)]
+    best = min(alone, key=lambda run: run.loss)
+    together = replace(one, restarts=4).reconstruct(observation, generator(0))
+    assert len({run.loss for run in alone}) == 4
+    assert together.history == pytest.approx(best.history, rel=1e-9)
+
+
 def test_what_matches_better_is_chosen_of_signed_and_plain_steps(monkeypatch):
     """Left to itself the attack is one of its two explicit forms, by the loss; large networks go by their pilots' losses."""
     observation = in_double(quick_lenet(2)[0])
