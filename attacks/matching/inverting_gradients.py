@@ -9,7 +9,7 @@ from torch.func import grad_and_value
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
-from attacks.matching.adam import Run, descend, falling
+from attacks.matching.adam import LAST, Run, descend, falling
 from attacks.matching.distances import DISTANCES
 from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -31,7 +31,7 @@ from learning.tensors import Tensors
 SIGNED_RATE, PLAIN_RATE = 0.025, 0.08
 STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
 EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
-PILOT = 10  # a pilot's share of the iterations is one in so many
+PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
 
 
 @settings
@@ -41,7 +41,8 @@ class InvertingGradients(Attack):
     `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
     optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
     only; "auto" takes what matches better: on small networks one restart is run with either to the end, at once, and several
-    are dealt to both, half each; large ones ask two pilots of a tenth of the iterations.
+    are dealt to both, half each; large ones ask two pilots of a twentieth of the
+    iterations, and take signed steps, the paper's, where these are under a hundred.
     `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
     ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
     of the iterations. `warm_up`: iterations in which it rises first. `distance`: of the gradients; squares and absolute values
@@ -129,19 +130,21 @@ class InvertingGradients(Attack):
         def loss(one: Tensors) -> Tensor:
             return distance(found(self._pictures(one), _rows(one)), wanted) + prior(one)
 
-        last = exact(loss, variables, self.iterations, large)
-        if not large or simulated or self.joint_labels or self.box == "sigmoid":
-            return last, last
         alone = {name: tensor[0] for name, tensor in variables.items()}
         steps = {step: difference(victim, wanted, distance, prior, step) for step in STEPS}
-        step = good_step(grad_and_value(loss), steps, alone)
+        differs = large and not simulated and not self.joint_labels and self.box == "projection"
+        step = good_step(grad_and_value(loss), steps, alone) if differs else None
         if step is None:
-            return last, last
-        return one_by_one(traced(steps[step], alone, self.iterations >= TRACED_FROM)), last
+            slope = exact(loss, variables, self.iterations, large)
+            return slope, slope
+        first = one_by_one(traced(steps[step], alone, self.iterations >= TRACED_FROM))
+        return first, exact(loss, variables, round(LAST * self.iterations), large)
 
     def _better(self, slope: Slope, variables: Tensors) -> bool:
         """Whether signed steps match better than plain ones, by the mean loss that short runs of both reach."""
-        short = max(1, self.iterations // PILOT)
+        if self.iterations < PILOTS_FROM:
+            return True
+        short = self.iterations // PILOT
         kinds = [[signed] * self.restarts for signed in (True, False)]
         pilots = [self._descend((slope, slope), variables, kind, short) for kind in kinds]
         signed, plain = (sum(run.loss for run in runs) for runs in pilots)

@@ -80,7 +80,7 @@ def test_a_finite_difference_is_the_slope_where_nothing_switches(case):
     assert torch.cosine_similarity(found["images"].flatten(), slopes["images"].flatten(), 0) > 0.999
 
 
-def test_the_step_is_taken_that_comes_nearest_and_none_where_none_is_near():
+def test_the_first_step_that_is_near_is_taken_and_none_where_none_is():
     *_, loss, starts = matching(*VICTIMS["LeNet"], restarts=1)
     slope = exact(loss, starts, 1, large=False)
     noise = torch.randn(starts["images"].shape, generator=generator("noise")).double()
@@ -89,7 +89,7 @@ def test_the_step_is_taken_that_comes_nearest_and_none_where_none_is_near():
     def off(amount: float):
         return lambda variables: ({"images": slope(variables)[0]["images"] + amount * size * noise}, slope(variables)[1])
 
-    assert good_step(slope, {1e-1: off(0.1), 1e-2: off(0.05), 1e-3: off(0.1)}, starts) == 1e-2
+    assert good_step(slope, {1e-1: off(2.0), 1e-2: off(0.05), 1e-3: off(0.01)}, starts) == 1e-2
     assert good_step(slope, {1e-2: off(2.0)}, starts) is None
 
 

@@ -443,19 +443,19 @@ def test_restarts_are_dealt_to_both_kinds_of_steps():
 def test_what_matches_better_is_chosen_of_signed_and_plain_steps(monkeypatch):
     """Left to itself the attack is one of its two explicit forms, by the loss; large networks go by their pilots' losses."""
     observation = in_double(quick_lenet(2)[0])
-    attack = InvertingGradients(iterations=40, total_variation=0.01)
+    attack = InvertingGradients(iterations=100, total_variation=0.01)
 
     def run(iterations: int, signed: bool) -> Reconstruction:
         return replace(attack, iterations=iterations, signed=signed).reconstruct(observation, generator(0))
 
-    for large, iterations in ((False, 40), (True, 4)):
+    for large, iterations in ((False, 100), (True, 5)):
         monkeypatch.setattr(inverting_gradients, "LARGE", 0 if large else math.inf)
         monkeypatch.setattr(inverting_gradients, "good_step", lambda *_: None)
         losses = {signed: run(iterations, signed).loss for signed in (True, False)}
         assert losses[True] != losses[False]
         chosen = min(losses, key=lambda signed: losses[signed])
         found = attack.reconstruct(observation, generator(0))
-        assert found.history == pytest.approx(run(40, chosen).history, rel=1e-9)
+        assert found.history == pytest.approx(run(100, chosen).history, rel=1e-9)
 
 
 @pytest.mark.parametrize(
