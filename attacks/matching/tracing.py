@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
@@ -86,7 +87,7 @@ class _Record(TorchDispatchMode):
         super().__init__()
         self.graph, self.constants = fx.Graph(), torch.nn.Module()
         self.given = {_storage(tensor) for tensor in inputs}
-        self.kept: list[Tensor] = []  # memory that is given back could be mistaken for what lies there next
+        self.told_apart: list[StorageWeakRef] = []  # a storage that is gone frees its memory, and leaves its name to no other
         self.sources: dict[int, fx.Node] = {}  # by storage
         self.nodes: dict[tuple[Any, ...], fx.Node] = {}  # by place
         self.done: dict[str, fx.Node] = {}  # by operation and what it is given
@@ -107,11 +108,8 @@ class _Record(TorchDispatchMode):
             raise NotTraceable(f"{operation} writes into a tensor that comes from elsewhere")
         found = operation(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
-        if fixed:
-            self.kept += results
-            return found
-        if not writes and all(self._knows(tensor) for tensor in results):
-            return found  # views, which are named where they are used
+        if fixed or (not writes and all(self._knows(tensor) for tensor in results)):
+            return found  # a constant, or a view, which are named where they are used
         seen = tree_map(self.node, (args, kwargs))
         key = repr((operation, seen))
         if writes:
@@ -132,7 +130,6 @@ class _Record(TorchDispatchMode):
         if not self._knows(value) and _place(value) not in self.nodes:
             name = f"constant_{len(self.nodes)}"
             self.constants.register_buffer(name, value)
-            self.kept.append(value)
             self.nodes[_place(value)] = self.graph.get_attr(name)
         if _place(value) not in self.nodes:
             view = (self.sources[_storage(value)], list(value.shape), list(value.stride()), value.storage_offset())
@@ -146,7 +143,7 @@ class _Record(TorchDispatchMode):
         return self._knows(tensor) and _storage(tensor) not in self.given
 
     def _name(self, tensor: Tensor, node: fx.Node) -> None:
-        self.kept.append(tensor)
+        self.told_apart.append(StorageWeakRef(tensor.untyped_storage()))
         self.sources[_storage(tensor)] = self.nodes[_place(tensor)] = node
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from attacks.matching.tracing import NotTraceable, program_of
 from learning.tensors import generator
@@ -73,6 +74,23 @@ def test_what_needs_no_argument_is_computed_once():
 
     program(count, drawn(4, 6))(drawn(4, 6))
     assert len(calls) == 1
+
+
+def test_recording_keeps_nothing_alive_that_the_function_lets_go():
+    """A large network's double backward would not fit into memory otherwise."""
+    gone = []
+
+    def forgetful(x: Tensor) -> Tensor:
+        double = x * 2
+        seen = StorageWeakRef(double.untyped_storage())
+        quadruple = double * 2
+        del double
+        gone.append(seen.expired())
+        return quadruple
+
+    recorded = program(forgetful, drawn(4, 6))
+    assert gone == [True]
+    assert recorded(torch.ones(4, 6)).unique().tolist() == [4]
 
 
 ELSEWHERE = torch.zeros(4, 6)
