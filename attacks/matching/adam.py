@@ -13,6 +13,8 @@ FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8
 LAST = 0.1  # share of the iterations that end a descent, by its second slope
 PATIENCE, LEAST_FALL = 0.25, 1e-3  # the losses stand still if this share of the iterations takes off less than that share
 
+LOOKS = 20  # in that time at whether they do
+
 
 @dataclass(frozen=True)
 class Run:
@@ -48,18 +50,22 @@ def descend(
     """
     scales = scales or {}
     now = {name: tensor.detach().clone() for name, tensor in starts.items()}
-    first = {name: torch.zeros_like(tensor) for name, tensor in now.items()}
-    second = {name: torch.zeros_like(tensor) for name, tensor in now.items()}
+    moved = [name for name in now if scales.get(name) != 0]
+    first = {name: torch.zeros_like(now[name]) for name in moved}
+    second = {name: torch.zeros_like(now[name]) for name in moved}
     best = {name: tensor.clone() for name, tensor in now.items()}
     restarts = len(next(iter(now.values())))
     marks = torch.tensor([signed] * restarts if isinstance(signed, bool) else list(signed))
     pace = torch.tensor(paces or [1.0] * restarts, dtype=torch.float64)
+    own = {name: pace.to(now[name]).view(-1, *[1] * (now[name].ndim - 1)) for name in moved}
+    signs = {name: marks.to(now[name].device).view(own[name].shape) for name in moved}
     least, histories, stopped = [math.inf] * restarts, [[] for _ in range(restarts)], [False] * restarts
     patience = max(1, round(PATIENCE * iterations))
     for iteration in range(iterations + 1):
         if before is not None:
             before(iteration, now)
         sloped, losses = slopes[iteration >= (1 - LAST) * iterations](now)
+        fallen = []
         for restart, loss in enumerate(losses.tolist()):
             if stopped[restart]:
                 continue
@@ -67,23 +73,29 @@ def descend(
             stopped[restart] = not math.isfinite(loss)
             if histories[restart][-1] < least[restart]:
                 least[restart] = loss
-                for name, tensor in now.items():
-                    best[name][restart] = tensor[restart]
-        if iteration == iterations or all(stopped) or all(map(_still, histories, [patience] * restarts)):
-            break
-        going = pace * torch.tensor([0.0 if one else 1.0 for one in stopped], dtype=torch.float64)
+                fallen.append(restart)
         for name, tensor in now.items():
-            if scales.get(name) == 0:
-                continue
-            across = (-1, *[1] * (tensor.ndim - 1))
-            seen = sloped[name].nan_to_num(0.0, 0.0, 0.0) if any(stopped) else sloped[name]
-            if marks.any():
-                seen = seen.sign() if marks.all() else torch.where(marks.to(seen.device).view(across), seen.sign(), seen)
+            if len(fallen) == restarts:
+                best[name].copy_(tensor)
+            elif fallen:
+                best[name][fallen] = tensor[fallen]
+        look = iteration % max(1, patience // LOOKS) == 0
+        if iteration == iterations or all(stopped) or (look and all(map(_still, histories, [patience] * restarts))):
+            break
+        for name in moved:
+            tensor, seen, step = now[name], sloped[name], own[name]
+            if any(stopped):
+                seen = seen.nan_to_num(0.0, 0.0, 0.0)
+                step = step * (~torch.tensor(stopped)).to(step).view(step.shape)
+            if marks.all():
+                seen = seen.sign()
+            elif marks.any():
+                seen = torch.where(signs[name], seen.sign(), seen)
             first[name].lerp_(seen, 1 - FIRST)
             second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
             root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
-            step = rate(iteration) * scales.get(name, 1.0) / (1 - FIRST ** (iteration + 1))
-            tensor.sub_(step * going.to(tensor).view(across) * first[name] / root)
+            length = rate(iteration) * scales.get(name, 1.0) / (1 - FIRST ** (iteration + 1))
+            tensor.addcdiv_(step * first[name], root, value=-length)
             if name in bounded:
                 tensor.clamp_(0, 1)
     return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]

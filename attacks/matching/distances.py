@@ -11,6 +11,8 @@ from torch import Tensor
 
 from learning.tensors import Tensors
 
+SMALL = 200_000  # entries of a gradient of which a copy costs less than the calls that it saves
+
 Distance: TypeAlias = Callable[[Tensors, Tensors], Tensor]
 
 
@@ -27,11 +29,45 @@ def relative_squared_distance(found: Tensors, wanted: Tensors) -> Tensor:
 
 def cosine_distance(found: Tensors, wanted: Tensors) -> Tensor:
     """One minus the cosine of the angle, in [0, 2] (Inverting Gradients, equation 4). One, and flat, where either is zero."""
-    product, a, b = _product(found, wanted), _product(found, found, wanted), _product(wanted, wanted)
+    left, right = _flat(found, wanted), _flat(wanted, wanted)
+    product, a, b = (_product(*pair) for pair in ((left, right), (left, left), (right, right)))
     least = torch.finfo(a.dtype).tiny
     return 1 - product / (a.clamp_min(least).sqrt() * b.clamp_min(least).sqrt())
 
 
-def _product(left: Tensors, right: Tensors, names: Tensors | None = None) -> Tensor:
-    """The scalar product of two gradients, without a copy of either."""
-    return torch.stack([left[name].flatten() @ right[name].flatten() for name in names or right]).sum()
+def absolute_distance(found: Tensors, wanted: Tensors) -> Tensor:
+    """Sum of absolute differences, in units of the wanted gradient's own: one at a vanished gradient."""
+    size = torch.stack([tensor.abs().sum() for tensor in wanted.values()]).sum()
+    away = torch.stack([(found[name] - tensor).abs().sum() for name, tensor in wanted.items()]).sum()
+    return away / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+
+def masked_cosine_distance(found: Tensors, wanted: Tensors) -> Tensor:
+    """The cosine distance over the entries that were shared: what is exactly zero in `wanted` was left out, by pruning say."""
+    return cosine_distance({name: found[name] * (tensor != 0) for name, tensor in wanted.items()}, wanted)
+
+
+def layered_cosine_distance(found: Tensors, wanted: Tensors) -> Tensor:
+    """The mean of every parameter's own cosine distance: no layer counts more for being larger."""
+    return torch.stack([cosine_distance({name: found[name]}, {name: tensor}) for name, tensor in wanted.items()]).mean()
+
+
+def _product(left: list[Tensor], right: list[Tensor]) -> Tensor:
+    """The scalar product of two gradients."""
+    parts = [a @ b for a, b in zip(left, right, strict=True)]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
+
+
+def _flat(gradient: Tensors, names: Tensors) -> list[Tensor]:
+    """A gradient's tensors as vectors: one by one, without a copy, or where they are small all in one, in fewer operations."""
+    vectors = [gradient[name].flatten() for name in names]
+    return [torch.cat(vectors)] if sum(map(len, vectors)) <= SMALL else vectors
+
+
+DISTANCES: dict[str, Distance] = {
+    "cosine": cosine_distance,
+    "masked-cosine": masked_cosine_distance,
+    "layered-cosine": layered_cosine_distance,
+    "squared": relative_squared_distance,
+    "absolute": absolute_distance,
+}

@@ -9,14 +9,14 @@ from torch.func import grad_and_value
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
-from attacks.matching.adam import Run, descend, falling
-from attacks.matching.distances import cosine_distance
-from attacks.matching.priors import starts, total_variation
+from attacks.matching.adam import LAST, Run, descend, falling
+from attacks.matching.distances import DISTANCES
+from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
 from attacks.matching.slopes import (
     LARGE,
     STEPS,
-    TRACED_LARGE_FROM,
+    TRACED_FROM,
     Slope,
     difference,
     exact,
@@ -29,7 +29,9 @@ from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
 SIGNED_RATE, PLAIN_RATE = 0.025, 0.08
-PILOT = 10  # a pilot's share of the iterations is one in so many
+STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
+EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
+PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
 
 
 @settings
@@ -38,18 +40,22 @@ class InvertingGradients(Attack):
 
     `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
     optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
-    only; "auto" takes what matches better: small networks run both to the end, at once, and large ones ask two pilots of a
-    tenth of the iterations.
+    only; "auto" takes what matches better: on small networks one restart is run with either to the end, at once, and several
+    are dealt to both, half each; large ones ask two pilots of a twentieth of the
+    iterations, and take signed steps, the paper's, where these are under a hundred.
     `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
     ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
-    of the iterations. `warm_up`: iterations in which it rises first. `total_variation`: weight of the prior. `spread`:
-    standard deviation of the starting pictures around mid-grey, in units of the pixel range. `restarts`: independent starts,
-    of which the one with the least loss is kept; they are computed together.
+    of the iterations. `warm_up`: iterations in which it rises first. `distance`: of the gradients; squares and absolute values
+    are in units of the shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by),
+    `label_entropy` (of labels that are sought): weights of the priors. `box`: pictures are put back into [0, 1] after every
+    step, or are sigmoids of what is sought. `spread`: standard deviation of the starting pictures around mid-grey, in units
+    of the pixel range. `restarts`: independent starts, of which the one with the least loss is kept; they are computed
+    together.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
 
-    After every step the pictures are put back into [0, 1]. The iterate with the least loss is returned, with its `loss` and
+    The iterate with the least loss is returned, with its `loss` and
     the losses of its run as `history`: at the start, and after every iteration. It ends sooner when the loss stands still,
     and a loss that is not finite ends its run. Large networks are matched by finite differences where these come within
     0.98 of the exact slope at the start, and exactly in the last tenth.
@@ -66,8 +72,12 @@ class InvertingGradients(Attack):
     decay: Literal["cosine", "steps"] = "cosine"
     warm_up: Index = 0
     signed: bool | Literal["auto"] = "auto"
+    distance: Literal["cosine", "masked-cosine", "layered-cosine", "squared", "absolute"] = "cosine"
     total_variation: NotNegative = 0.1
-    spread: Positive = 0.05
+    colour_variation: NotNegative = 0.0
+    label_entropy: NotNegative = 0.0
+    box: Literal["projection", "sigmoid"] = "projection"
+    spread: NotNegative = 0.05
     restarts: Count = 1
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
@@ -76,6 +86,8 @@ class InvertingGradients(Attack):
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
         simulated = 1 < observation.steps <= MOST_STEPS
         variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference)}
+        if self.box == "sigmoid":
+            variables["images"] = variables["images"].logit(EDGE)
         if rows is None:
             scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
             variables["scores"] = scores.to(reference)
@@ -84,16 +96,17 @@ class InvertingGradients(Attack):
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         victim = victim_of(observation, reference.dtype)
         large = work(victim, observation.image_shape) >= LARGE
-        kinds = [True, False] if self.signed == "auto" else [self.signed]
-        if len(kinds) > 1 and not large:
+        both = self.signed == "auto" and not large
+        if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
         slopes = self._slopes(victim, observation, wanted, variables, simulated, large)
-        if len(kinds) > 1 and large:
-            kinds = [self._better(slopes[0], variables)]
+        signed = self._better(slopes[0], variables) if self.signed == "auto" and large else self.signed
+        lanes = len(variables["images"])
+        kinds = [2 * lane < lanes if both else signed is True for lane in range(lanes)]
         runs = self._descend(slopes, variables, kinds, self.iterations)
         best = min(runs, key=lambda run: run.loss)
         return Reconstruction(
-            images=best.variables["images"].float().cpu(),
+            images=self._pictures(best.variables).float().cpu(),
             labels=_rows(best.variables).float().cpu(),
             loss=best.loss,
             history=best.history,
@@ -105,37 +118,48 @@ class InvertingGradients(Attack):
     ) -> tuple[Slope, Slope]:
         """The slope to begin with, and the exact one to end with."""
         found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
+        distance = DISTANCES[self.distance]
 
         def prior(one: Tensors) -> Tensor:
-            return self.total_variation * total_variation(one["images"])
+            images = self._pictures(one)
+            total = self.total_variation * total_variation(images)
+            if self.colour_variation:
+                total = total + self.colour_variation * colour_variation(images)
+            return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
 
         def loss(one: Tensors) -> Tensor:
-            return cosine_distance(found(one["images"], _rows(one)), wanted) + prior(one)
+            return distance(found(self._pictures(one), _rows(one)), wanted) + prior(one)
 
-        last = exact(loss, variables, self.iterations, large)
-        if not large or simulated or self.joint_labels:
-            return last, last
         alone = {name: tensor[0] for name, tensor in variables.items()}
-        steps = {step: difference(victim, wanted, cosine_distance, prior, step) for step in STEPS}
-        step = good_step(grad_and_value(loss), steps, alone)
+        steps = {step: difference(victim, wanted, distance, prior, step) for step in STEPS}
+        differs = large and not simulated and not self.joint_labels and self.box == "projection"
+        step = good_step(grad_and_value(loss), steps, alone) if differs else None
         if step is None:
-            return last, last
-        return one_by_one(traced(steps[step], alone, self.iterations >= TRACED_LARGE_FROM)), last
+            slope = exact(loss, variables, self.iterations, large)
+            return slope, slope
+        first = one_by_one(traced(steps[step], alone, self.iterations >= TRACED_FROM))
+        return first, exact(loss, variables, round(LAST * self.iterations), large)
 
     def _better(self, slope: Slope, variables: Tensors) -> bool:
         """Whether signed steps match better than plain ones, by the mean loss that short runs of both reach."""
-        short = max(1, self.iterations // PILOT)
-        pilots = [self._descend((slope, slope), variables, [signed], short) for signed in (True, False)]
+        if self.iterations < PILOTS_FROM:
+            return True
+        short = self.iterations // PILOT
+        kinds = [[signed] * self.restarts for signed in (True, False)]
+        pilots = [self._descend((slope, slope), variables, kind, short) for kind in kinds]
         signed, plain = (sum(run.loss for run in runs) for runs in pilots)
         return signed < plain
 
     def _descend(self, slopes: tuple[Slope, Slope], variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
-        """All restarts, of the first kind and then of the second if there are two."""
-        each = len(variables["images"]) // len(kinds)
-        signed = [kind for kind in kinds for _ in range(each)]
-        paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in signed]
+        """All restarts, each with signed steps or without."""
+        paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in kinds]
         share = falling(self.decay, iterations, self.warm_up)
-        return descend(slopes, variables, iterations, share, signed, {"labels": 0.0}, paces=paces)
+        scales = {"labels": 0.0, "images": 1.0 if self.box == "projection" else STEEP}
+        bounded = ("images",) if self.box == "projection" else ()
+        return descend(slopes, variables, iterations, share, kinds, scales, bounded, paces=paces)
+
+    def _pictures(self, one: Tensors) -> Tensor:
+        return one["images"].sigmoid() if self.box == "sigmoid" else one["images"]
 
 
 def _rows(one: Tensors) -> Tensor:

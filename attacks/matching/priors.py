@@ -17,6 +17,16 @@ def total_variation(images: Float[Tensor, "batch channels height width"]) -> Flo
     return down + aside
 
 
+def colour_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
+    """Total variation of what the channels differ by: edges are mostly of brightness. Zero for one channel."""
+    return total_variation(images[:, 1:] - images[:, :-1]) if images.shape[1] > 1 else images.sum() * 0
+
+
+def label_entropy(rows: Float[Tensor, "batch classes"]) -> Float[Tensor, ""]:
+    """Mean entropy of rows of class probabilities, in nats: zero where every row is certain."""
+    return torch.special.entr(rows).sum(-1).mean()
+
+
 def outside(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
     """Mean squared way that pixels are outside [0, 1]; zero for pictures."""
     return (images - images.clamp(0, 1)).square().mean()

@@ -4,16 +4,15 @@ A loss is a function of one restart's variables by name (the pictures, and whate
 is a function of stacked variables, to the slopes, stacked alike, and the losses.
 """
 
-import threading
 from collections.abc import Callable
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, vmap
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from attacks.matching.distances import Distance
+from attacks.matching.tracing import NotTraceable, program_of
 from attacks.matching.victim import Victim
 from learning.tensors import Tensors
 
@@ -21,8 +20,8 @@ Loss: TypeAlias = Callable[[Tensors], Tensor]
 Slope: TypeAlias = Callable[[Tensors], tuple[Tensors, Tensor]]
 
 LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, not calls, is what a step costs
-TRACED_FROM, TRACED_LARGE_FROM = 300, 300  # iterations that repay the seconds that tracing costs, of small and of large work
-STEPS = (1e-1, 3e-2, 1e-2, 1e-3, 1e-4)  # of finite differences, as shares of the weights' norm
+TRACED_FROM = 20  # iterations that repay what tracing costs
+STEPS = (3e-2, 1e-3)  # of finite differences, as shares of the weights' norm, to be tried in that order
 GOOD = 0.98  # cosine with the exact slope from which a finite difference counts as good
 
 
@@ -31,7 +30,7 @@ def exact(loss: Loss, variables: Tensors, iterations: int, large: bool) -> Slope
     if not large:
         return traced(vmap(grad_and_value(loss)), variables, iterations >= TRACED_FROM)
     first = {name: tensor[0] for name, tensor in variables.items()}
-    return one_by_one(traced(grad_and_value(loss), first, iterations >= TRACED_LARGE_FROM))
+    return one_by_one(traced(grad_and_value(loss), first, iterations >= TRACED_FROM))
 
 
 def one_by_one(one: Slope) -> Slope:
@@ -71,27 +70,23 @@ def difference(victim: Victim, wanted: Tensors, distance: Distance, prior: Loss,
 
 
 def good_step(slope: Slope, differences: dict[float, Slope], variables: Tensors) -> float | None:
-    """The step of the finite difference that comes nearest to the exact slope there; None where none is near.
+    """The first step whose finite difference is near the exact slope there; None where none is.
 
-    Smooth networks want a small step. ReLU networks want a large one: on a short way a few units switch or none do, and the
-    difference is mostly that.
+    ReLU networks want a large one: on a short way a few units switch or none do, and the difference is mostly that. Smooth
+    networks want a small step.
     """
     true = slope(variables)[0]["images"].flatten()
-    found = {step: one(variables)[0]["images"].flatten() for step, one in differences.items()}
-    cosines = {step: torch.cosine_similarity(true, near, 0).item() for step, near in found.items()}
-    best = max(cosines, key=lambda step: cosines[step])
-    return best if cosines[best] >= GOOD else None
+    for step, one in differences.items():
+        if torch.cosine_similarity(true, one(variables)[0]["images"].flatten(), 0) >= GOOD:
+            return step
+    return None
 
 
 def traced(slope: Slope, variables: Tensors, wanted: bool = True) -> Slope:
-    """The same operations on the same numbers, without the Python around them. It costs a second, or some."""
+    """The same operations on the same numbers, without the Python around them, where they can be told from one call."""
     if not wanted:
         return slope
-    with _TRACING:
-        program = make_fx(slope)({name: tensor.detach() for name, tensor in variables.items()})
-        program.graph.eliminate_dead_code()
-        program.recompile()
-    return program
-
-
-_TRACING = threading.Lock()  # PyTorch traces in one thread at a time
+    try:
+        return program_of(slope, variables)
+    except NotTraceable:
+        return slope
