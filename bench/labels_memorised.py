@@ -7,7 +7,8 @@ One shared gradient of a batch of 24. A model is trained (SGD, momentum .9, batc
 it trains with first passes each of the levels, looked at every 25 steps; then until its mean loss on them is below .001
 (`memorised`). Training pictures: 5,170 of CIFAR-10, 2,400 of CIFAR-100, those in the data folder. `train` batches are drawn
 from them, `held out` batches from the test part, whose next 500 pictures are public (CIFAR-100's test part has 600).
-`--vgg`: VGG-16 with fully connected layers of 512 units and no dropout, so that it memorises `--pictures` pictures in time.
+`--vgg`: VGG-16 with fully connected layers of 512 units and no dropout, so that it memorises `--pictures` pictures in time;
+the same 200 public pictures for all batches.
 
 A line a method: mean instance recall and half of its 95 % interval over all batches of all initialisations, exact batches,
 and of how many batches the method claims `identifiable` (or says nothing). `null` draws classes at random, `even` gives each
@@ -22,14 +23,15 @@ guessed by the class shares stands beside the last two.
 """
 
 import argparse
+import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks import Granted
@@ -129,12 +131,42 @@ def ceiling(model: nn.Module, batch: Batch, classes: int) -> dict[str, float]:
     return shares
 
 
-def look(seen: Seen, model: nn.Module, batch: Batch, public: Batch, same: Batch, classes: int, seed: tuple[int, ...]) -> None:
-    """All methods on one batch."""
+class Remembering(nn.Module):
+    """The same model, which answers pictures that it has seen from memory: public ones are asked by many methods."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        name = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+        parent, _, own = name.rpartition(".")
+        self.body, self.last = copy.deepcopy(model), copy.deepcopy(model.get_submodule(name))
+        setattr(self.body.get_submodule(parent), own, nn.Identity())
+        self.features: dict[tuple[int, float], Tensor] = {}
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> Tensor:
+        key = (len(images), float(images.double().square().sum()))
+        if key not in self.features:
+            self.features[key] = self.body(images)
+        return self.last(self.features[key])
+
+
+def look(
+    seen: Seen,
+    model: nn.Module,
+    asked: nn.Module,
+    batch: Batch,
+    public: Batch,
+    same: Batch,
+    classes: int,
+    seed: tuple[int, ...],
+) -> None:
+    """All methods on one batch. `asked`: the model, or the same with a memory."""
+    shown = observed(asked, batch, classes, granted=Granted(public=public.images, public_labels=public.labels))
+    known = Granted(public=same.images, public_labels=same.labels)
     for name, attack in {**METHODS, "rlu-same": RLU()}.items():
-        known = same if name == "rlu-same" else public
-        observation = observed(model, batch, classes, granted=Granted(public=known.images, public_labels=known.labels))
-        found = attempted(attack, observation, name, *seed)
+        if name == "rlu-same" and len(same) < classes:
+            continue
+        found = attempted(attack, replace(shown, granted=known) if name == "rlu-same" else shown, name, *seed)
         score = scored(found, batch.labels, classes)
         seen.recall.setdefault(name, []).append(score.recall)
         seen.exact.setdefault(name, []).append(score.exact)
@@ -180,13 +212,15 @@ def run(
             for kind in ("train",) if settings.vgg else ("train", "held out"):
                 seen = blocks.setdefault((state, kind), Seen())
                 seen.accuracies.append(f"step {step} accuracy {right:.3f} (held out {held:.3f}) loss {loss:.2g}")
+                asked = Remembering(model).eval() if settings.vgg else model
                 for index in range(settings.batches):
-                    order = torch.randperm(len(pictures.test), generator=generator("held", seed, index))
+                    held_out = generator("held", seed, 0 if settings.vgg else index)
+                    order = torch.randperm(len(pictures.test), generator=held_out)
                     own = torch.randperm(len(pictures.train), generator=generator("own", seed, index))
                     batch = pictures.train.batch(own[:SIZE]) if kind == "train" else pictures.test.batch(order[:SIZE])
                     shown = pictures.test.batch(order[SIZE : SIZE + public])
-                    same = pictures.train.batch(own[SIZE : SIZE + public])
-                    look(seen, model, batch, shown, same, pictures.classes, (seed, index))
+                    same = pictures.train.batch(own[SIZE : SIZE + (0 if settings.vgg else public)])
+                    look(seen, model, asked, batch, shown, same, pictures.classes, (seed, index))
                 printed(f"{name}, {state}, {kind} batches", seen)
 
 
