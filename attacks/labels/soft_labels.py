@@ -19,7 +19,7 @@ FEWEST_CLASSES = 5
 GRID, ZOOM, ZOOMS = 500, 17, 10  # points of each sign on the grid; points and rounds of every zoom around a minimum
 STEPS = 12  # of Gauss-Newton around a minimum
 SHARES = np.linspace(0, 1, ZOOM)
-PART = 83  # points of the grid are looked at before their minima are tried
+PART = 40  # points of the grid are looked at before their minima are tried
 WATCHED = 16  # so many entries are compared on the grid, however many classes there are
 PATIENCE, FLAT = 3, 1.05  # rounds after which a minimum whose surroundings rise by less than that factor is given up
 MARGIN = 1e-3  # how far a restored probability may lie outside [0, 1]
@@ -203,8 +203,9 @@ def _zoomed(problem: _Problem, low: float, high: float, tolerance: float) -> _Ro
     Around a root the inequality rises in proportion to the distance, so that of the points beside the least one at least one
     stands well above it, however close they are. Around a minimum above zero they all become equal.
     """
-    best = 0
-    heights = np.empty(0)
+    middle = math.copysign(math.sqrt(low * high), low)
+    if (root := problem.polished(middle, low, high, 2)) and root.inequality <= tolerance:
+        return root
     for turn in range(ZOOMS):
         points = low * (high / low) ** SHARES
         heights = _inequality(problem.labels(points))
