@@ -1,19 +1,20 @@
 """What a trained model still gives away of its labels, up to memorisation: every restoration, the guess, and a ceiling.
 
     CURIOUS_DATA=.data python -m bench.labels_memorised              LeNet-5 on CIFAR-10 and CIFAR-100
-    CURIOUS_DATA=.data python -m bench.labels_memorised --vgg        VGG-16 on CIFAR-100 pictures, about half an hour
+    CURIOUS_DATA=.data python -m bench.labels_memorised --vgg        VGG-16 on a few CIFAR-100 pictures
 
-One shared gradient of a batch of 24. A model is trained (SGD, momentum .9, batches of 64) until its accuracy on all pictures
-it trains with first passes each of the levels, looked at every 25 steps; then until its mean loss on them is below .001
-(`memorised`). Training pictures: 5,170 of CIFAR-10, 2,400 of CIFAR-100, those in the data folder. `train` batches are drawn
-from them, `held out` batches from the test part, whose next 500 pictures are public (CIFAR-100's test part has 600).
+One shared gradient of a batch of 24. A model is trained (SGD, momentum .9, batches of 64, or a fourth of fewer pictures) until
+its accuracy on all pictures it trains with first passes each of the levels, looked at every 25 steps or once an epoch; then
+until its mean loss on them is below .001. Training pictures: 5,170 of CIFAR-10, 2,400 of CIFAR-100, those in the data folder.
+`train` batches are drawn from them, `held out` batches from the test part, whose next 500 pictures are public (CIFAR-100's
+test part has 600).
 `--vgg`: VGG-16 with fully connected layers of 512 units and no dropout, so that it memorises `--pictures` pictures in time;
 the same 200 public pictures for all batches.
 
 A line a method: mean instance recall and half of its 95 % interval over all batches of all initialisations, exact batches,
 and of how many batches the method claims `identifiable` (or says nothing). `null` draws classes at random, `even` gives each
 class the same share. `rlu-same` is RLU with other pictures of the client's own training set for public ones, a grant that
-no server has: the model answers them as it answers the batch.
+no server has: the model answers them as it answers the batch. A refusal counts as an empty answer and as not identifiable.
 
 The ceiling is worked out here, with the truth in hand. Each example's own part of the update, all layers, is computed in
 float32 as a client does. `own entry`: p - y is exactly zero at the example's class. `gone`: its part is exactly zero. `under
@@ -80,8 +81,10 @@ def states(
     found = accuracy(model, everything.images, everything.labels, Training())
     yield "untrained", 0, *found, model
     wanted, step, rng = list(LEVELS), 0, generator("memorised", seed)
+    size = min(64, len(everything) // 4)
+    every = min(25, len(everything) // size)
     while wanted or found[1] > MEMORISED:
-        for part in torch.randperm(len(everything), generator=rng).split(64):
+        for part in torch.randperm(len(everything), generator=rng).split(size):
             optimizer.zero_grad()
             functional.cross_entropy(model.train()(everything.images[part]), everything.labels[part]).backward()
             nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -89,7 +92,7 @@ def states(
             optimizer.zero_grad()
             step += 1
             late = time.process_time() > end
-            if step % (25 if wanted else 200) and not late:
+            if step % (every if wanted else 8 * every) and not late:
                 continue
             if wanted and not late and accuracy(model, few.images, few.labels, Training())[0] < wanted[0] - 0.05:
                 continue  # far off: not worth asking all pictures
@@ -229,7 +232,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20, help="of each initialisation, state and kind")
     parser.add_argument("--seeds", type=int, default=2, help="initialisations")
     parser.add_argument("--minutes", type=float, default=30, help="of training and looking, for each initialisation")
-    parser.add_argument("--pictures", type=int, default=400, help="that VGG-16 trains with")
+    parser.add_argument("--pictures", type=int, default=60, help="that VGG-16 trains with")
     parser.add_argument("--vgg", action="store_true")
     parser.add_argument("--only", default="", help="data whose name holds this")
     settings = parser.parse_args()
