@@ -100,6 +100,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default="", help="iLRG, or the beginning of a network's name, and then its soft labels alone")
     parser.add_argument("--classes", type=int, nargs="*", default=[10, 100, 1000], help="of soft labels")
+    parser.add_argument("--resnet-steps", type=int, default=60, help="that ResNet-18 is trained")
     settings = parser.parse_args()
     settings.samples = 20 if settings.quick else settings.samples
     torch.set_num_threads(1)
@@ -119,7 +120,7 @@ def main() -> None:
         ours, other = (statistics.median(found) for found in times.values())
         print(f"iLRG, {name}: {ours:.1f} ms, transcribed {other:.0f} ms, {other / ours:.0f} times faster", flush=True)
     relu = LeNet(activation="relu", initial="default")
-    shapes: dict[str, tuple[Architecture, int]] = {"LeNet": (relu, 300), "ResNet-18": (ResNet18(), 60)}
+    shapes: dict[str, tuple[Architecture, int]] = {"LeNet": (relu, 300), "ResNet-18": (ResNet18(), settings.resnet_steps)}
     shapes["LeNet U(-.5,.5)"] = (LeNet(), 0)
     for classes in settings.classes:
         for name, (architecture, steps) in shapes.items():
