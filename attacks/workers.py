@@ -19,6 +19,7 @@ import torch
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 
 RESOURCE = "curious_attack"
+START = 300.0  # seconds in which a worker must be up
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,9 @@ class Worker:
     def __init__(self, threads: int):
         torch.set_num_threads(threads)
 
+    def ready(self) -> None:
+        """Answers once the worker is up."""
+
     def run(self, job: Job) -> Outcome:
         return run_job(job)
 
@@ -142,8 +146,8 @@ class _Running:
 class RayPool(Pool):
     """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
 
-    A worker that dies is replaced and its job tried once more; a job that kills two workers, or outlasts `timeout` seconds,
-    is a failed outcome.
+    A worker that dies is replaced and its job tried once more; a job that kills two workers, or outlasts `timeout` seconds on
+    a worker that is up, is a failed outcome. A worker that does not come up fails one job and is tried again.
     """
 
     def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float):
@@ -151,10 +155,13 @@ class RayPool(Pool):
         self._threads, self._gpus, self._timeout = threads, gpus, timeout
         has_own = ray.cluster_resources().get(RESOURCE, 0) >= workers
         self._resources = {RESOURCE: 1} if has_own else {}
-        self._workers = [self._worker() for _ in range(workers)]
-        self._idle = list(range(workers))
+        self._workers: list[Any] = [None] * workers
+        self._starting: dict[Any, tuple[int, float]] = {}
+        self._idle: list[int] = []
         self._waiting: list[tuple[Job, int]] = []
         self._running: dict[Any, _Running] = {}
+        for worker in range(workers):
+            self._start(worker)
 
     def submit(self, job: Job) -> None:
         self._waiting.append((job, 1))
@@ -162,8 +169,12 @@ class RayPool(Pool):
 
     def collect(self, timeout: float) -> list[Outcome]:
         outcomes = []
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout) if self._running else ([], [])
+        under_way = [*self._running, *self._starting]
+        done, _ = ray.wait(under_way, num_returns=1, timeout=timeout) if under_way else ([], [])
         for reference in done:
+            if reference in self._starting:
+                outcomes += self._came_up(reference)
+                continue
             running = self._running.pop(reference)
             try:
                 outcomes.append(ray.get(reference))
@@ -177,9 +188,14 @@ class RayPool(Pool):
             if time.monotonic() > running.deadline:
                 del self._running[reference]
                 ray.kill(self._workers[running.worker])
-                self._replace(running.worker)
+                self._start(running.worker)
                 reason = f"gave up after {self._timeout:g} seconds; raise resources.timeout"
                 outcomes.append(Outcome(running.job.key, "failed", reason, seconds=self._timeout))
+        for reference, (worker, deadline) in list(self._starting.items()):
+            if time.monotonic() > deadline:
+                del self._starting[reference]
+                ray.kill(self._workers[worker])
+                outcomes += self._not_up(worker, f"no attack worker started within {START:g} seconds")
         self._dispatch()
         return outcomes
 
@@ -188,19 +204,29 @@ class RayPool(Pool):
             ray.kill(worker)
 
     def _died(self, running: _Running, reason: str) -> list[Outcome]:
-        self._replace(running.worker)
+        self._start(running.worker)
         if running.tries == 1:
             self._waiting.insert(0, (running.job, 2))
             return []
         return [Outcome(running.job.key, "failed", f"{reason}, and so did the one that tried again")]
 
-    def _replace(self, worker: int) -> None:
-        self._workers[worker] = self._worker()
-        self._idle.append(worker)
-
-    def _worker(self) -> Any:
+    def _start(self, worker: int) -> None:
         options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": self._resources, "max_restarts": 0}
-        return ray.remote(Worker).options(**options).remote(self._threads)  # pyright: ignore
+        self._workers[worker] = ray.remote(Worker).options(**options).remote(self._threads)  # pyright: ignore
+        self._starting[self._workers[worker].ready.remote()] = (worker, time.monotonic() + START)
+
+    def _came_up(self, reference: Any) -> list[Outcome]:
+        worker, _ = self._starting.pop(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayError as error:
+            return self._not_up(worker, f"an attack worker did not start: {type(error).__name__}")
+        self._idle.append(worker)
+        return []
+
+    def _not_up(self, worker: int, reason: str) -> list[Outcome]:
+        self._start(worker)
+        return [Outcome(self._waiting.pop(0)[0].key, "failed", reason)] if self._waiting else []
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:

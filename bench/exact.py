@@ -4,7 +4,8 @@
 
 Every batch has its own pictures, model and generator, numbered from 0; all are counted. `exact`: pictures whose mean squared
 error is below --exact after an optimal assignment. `whole`: batches of which every picture is. `false`: certified pictures
-whose nearest true picture is further than that. `labels`: recalled labels. Memory is not limited, threads are PyTorch's own.
+whose nearest true picture is further than that. `labels`: recalled labels;
+`null`: those of classes at random. Memory is not limited, threads are PyTorch's own.
 """
 
 import argparse
@@ -15,15 +16,16 @@ import torch
 
 from attacks import EXACT, NotApplicable, Observation
 from attacks.attack import Reconstruction
+from attacks.controls import Null
 from bench.labels import drawn, trained_states
 from learning.catalogue import build
-from learning.data import CIFAR10, MNIST, Digits, Pictures, pictures_of
-from learning.models import MLP, Normalize
+from learning.data import CIFAR10, MNIST, Digits, FashionMNIST, Pictures, pictures_of
+from learning.models import MLP, Architecture, LeNet5, Normalize
 from learning.tensors import Batch, Update, generator
 from learning.training import Training, local_update, set_mode
 from studies.scores import score, squared_errors
 
-DATA = {"cifar10": CIFAR10(), "mnist": MNIST(), "digits": Digits()}
+DATA = {"cifar10": CIFAR10(), "mnist": MNIST(), "fashion-mnist": FashionMNIST(), "digits": Digits()}
 PRECISION = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -40,6 +42,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=list(PRECISION), default="float64", help="of model, pictures and update")
     parser.add_argument("--noise", type=float, default=0.0, help="relative to the first layer's root mean square")
     parser.add_argument("--steps", type=int, default=1, help="local steps on the whole batch")
+    parser.add_argument("--epochs", type=int, default=0, help="local epochs of batches of eight, in place of steps")
+    parser.add_argument("--lenet5", action="store_true", help="LeNet-5 in place of a network of linear layers")
+    parser.add_argument("--activation", default="relu")
     parser.add_argument("--rate", type=float, default=0.01, help="of the local steps")
     parser.add_argument("--trained", type=int, default=0, help="steps of SGD that the model was trained for")
     parser.add_argument("--training-rate", type=float, default=0.02)
@@ -55,10 +60,10 @@ def main() -> None:
     pictures = pictures_of(DATA[chosen.data])
     model = None
     if chosen.trained:
-        architecture = MLP(width=chosen.width, depth=chosen.depth)
-        ((_, _, held, model),) = trained_states(architecture, pictures, (chosen.trained,), 0, chosen.training_rate)
-        print(f"trained for {chosen.trained} steps: {held:.3f} on held pictures")
-    total = {"exact": 0.0, "whole": 0.0, "certified": 0.0, "false": 0.0, "labels": 0.0, "seconds": 0.0, "cpu": 0.0}
+        states = trained_states(_architecture(chosen), pictures, (chosen.trained,), 0, chosen.training_rate)
+        ((_, known, held, model),) = states
+        print(f"trained for {chosen.trained} steps: accuracy {known:.3f} on the clients' pictures, {held:.3f} on others")
+    total = {"exact": 0.0, "whole": 0.0, "certified": 0.0, "false": 0.0, "labels": 0.0, "seconds": 0.0, "cpu": 0.0, "null": 0.0}
     for index in range(chosen.first, chosen.first + chosen.batches):
         batch = _batch(pictures, chosen.batch, chosen.same, index)
         observation = _observed(chosen, pictures, model, batch, index)
@@ -69,6 +74,7 @@ def main() -> None:
             found = Reconstruction(verdict=f"not applicable: {reason}")
         times = {"seconds": time.perf_counter() - began, "cpu": time.process_time() - spent}
         row = _judged(found, batch, pictures.classes, chosen.exact) | times
+        row["null"] = _recall(Null().reconstruct(observation, generator("null", index)), batch, pictures.classes)
         for name, value in row.items():
             total[name] += value
         print(index, *[f"{name} {value:.4g}" for name, value in row.items()], "|", found.verdict, flush=True)
@@ -87,15 +93,25 @@ def _batch(pictures: Pictures, size: int, same: bool, index: int) -> Batch:
     return batch
 
 
+def _architecture(chosen: argparse.Namespace) -> Architecture:
+    return (
+        LeNet5(activation=chosen.activation)
+        if chosen.lenet5
+        else MLP(width=chosen.width, depth=chosen.depth, activation=chosen.activation)
+    )
+
+
 def _observed(
     chosen: argparse.Namespace, pictures: Pictures, trained: torch.nn.Module | None, batch: Batch, index: int
 ) -> Observation:
     dtype = torch.float64 if chosen.precision == "float64" else torch.float32
-    model = trained or MLP(width=chosen.width, depth=chosen.depth).build(pictures.image_shape, pictures.classes, index)
+    model = trained or _architecture(chosen).build(pictures.image_shape, pictures.classes, index)
     if chosen.raw:
         model = torch.nn.Sequential(Normalize(mean=0.0, deviation=1.0), *list(model.children())[1:])
     training = Training(shared="delta", batch_size=len(batch), steps=chosen.steps, learning_rate=chosen.rate)
-    training = training if chosen.steps > 1 else Training()
+    if chosen.epochs:
+        training = Training(shared="delta", batch_size=8, epochs=chosen.epochs, learning_rate=chosen.rate)
+    training = training if chosen.steps > 1 or chosen.epochs else Training()
     model = set_mode(model.to(dtype), training)
     update = local_update(model, Batch(batch.images.to(dtype), batch.labels), training, generator("client", index))
     rng = generator("noise", index)
@@ -114,7 +130,7 @@ def _observed(
 
 def _judged(found: Reconstruction, batch: Batch, classes: int, exact: float) -> dict[str, float]:
     truth = replace(batch, images=batch.images.double())
-    labels = 0.0 if found.labels is None else score(Reconstruction(labels=found.labels), truth, classes).label_accuracy or 0.0
+    labels = _recall(found, truth, classes)
     if found.images is None:
         return {"exact": 0.0, "whole": 0.0, "certified": 0.0, "false": 0.0, "labels": labels}
     errors = squared_errors(truth.images, found.images)
@@ -126,6 +142,12 @@ def _judged(found: Reconstruction, batch: Batch, classes: int, exact: float) -> 
         "exact": share, "whole": float(share == 1), "certified": float(certified.sum()) / len(truth),
         "false": float(wrong.sum()), "labels": labels,
     }  # fmt: skip
+
+
+def _recall(found: Reconstruction, batch: Batch, classes: int) -> float:
+    if found.labels is None:
+        return 0.0
+    return score(Reconstruction(labels=found.labels), batch, classes).label_accuracy or 0.0
 
 
 if __name__ == "__main__":

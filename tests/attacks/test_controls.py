@@ -8,7 +8,7 @@ import torch
 
 from attacks import ATTACKS, Attack, Granted, NotApplicable
 from attacks.controls import Mean, Null
-from attacks.exact import Linear, Spear, SpearPlus
+from attacks.exact import ExtremePoints, Linear, Spear, SpearPlus
 from attacks.labels import (
     ILRG,
     LLG,
@@ -46,6 +46,7 @@ QUICK: dict[str, Attack] = {
     "geng-images": GengImages(iterations=4),
     "dimitrov": Dimitrov(iterations=4),
     "sme": SME(iterations=4, restarts=2),
+    "extreme-points": ExtremePoints(tries=4),
     "linear": Linear(),
     "spear": Spear(chunk=1024, samples=4096),
     "spear-plus": SpearPlus(starts=8, rounds=2),
@@ -55,7 +56,8 @@ QUICK: dict[str, Attack] = {
 
 # For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
 CHOOSY = (
-    "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "linear", "spear", "spear-plus",
+    "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "extreme-points", "linear",
+    "spear", "spear-plus",
 )  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
