@@ -7,7 +7,8 @@ half of the updates drawn from all classes alike and in half from three classes;
 test set for every update. Covered: the share of all counts (classes x updates) inside their interval. Inside a trained model
 the client's pictures are better known than the test set's; accuracies of both are printed. `single`: the share of intervals
 that name one number, which are right or wrong and not so in 95 of 100; how many of the others are right is printed at the
-end. The last column is the share of the updates for which the verdict is that labels are not identifiable. After several local steps RLU gives no interval.
+end. The last column is the share of the updates for which the verdict is that labels are not identifiable.
+After several local steps RLU gives no interval.
 """
 
 import argparse
