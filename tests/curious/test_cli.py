@@ -34,7 +34,13 @@ FEWER_POINTS = {
         'grid.partition=["iid"]',
         'grid.work=[{as="gradient of 8","training.batch_size"=8},'
         '{as="2 epochs of 8","training.shared"="delta","training.epochs"=2,"federation.examples_per_round"=8}]',
-    ]
+    ],
+    "exact": [
+        'grid.work=[{as="gradient of 8","training.batch_size"=8},'
+        '{as="2 epochs of 8","training.shared"="delta","training.epochs"=2,"federation.examples_per_round"=8}]',
+        "attacks.extreme-points.seconds=2",
+        "attacks.spear-plus.seconds=2",
+    ],
 }
 
 
