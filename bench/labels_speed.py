@@ -98,12 +98,17 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", default="", help="iLRG, or the beginning of a network's name, and then its soft labels alone")
+    parser.add_argument("--classes", type=int, nargs="*", default=[10, 100, 1000], help="of soft labels")
+    parser.add_argument("--resnet-steps", type=int, default=60, help="that ResNet-18 is trained")
     settings = parser.parse_args()
     settings.samples = 20 if settings.quick else settings.samples
     torch.set_num_threads(1)
     hundred, ten = pictures_of(CIFAR100()), pictures_of(CIFAR10())
     networks: dict[str, Architecture] = {"LeNet-5": LeNet5(), "ResNet-18": ResNet18(), "VGG-16": VGG16()}
     for name, architecture in networks.items():
+        if not "iLRG".startswith(settings.only):
+            break
         model = architecture.build(hundred.image_shape, 100, 0)
         observation = observed(model, drawn(hundred.train, 24, "speed"), 100)
         times: dict[str, list[float]] = {"ours": [], "transcribed": []}
@@ -115,10 +120,12 @@ def main() -> None:
         ours, other = (statistics.median(found) for found in times.values())
         print(f"iLRG, {name}: {ours:.1f} ms, transcribed {other:.0f} ms, {other / ours:.0f} times faster", flush=True)
     relu = LeNet(activation="relu", initial="default")
-    shapes: dict[str, tuple[Architecture, int]] = {"LeNet": (relu, 300), "ResNet-18": (ResNet18(), 60)}
+    shapes: dict[str, tuple[Architecture, int]] = {"LeNet": (relu, 300), "ResNet-18": (ResNet18(), settings.resnet_steps)}
     shapes["LeNet U(-.5,.5)"] = (LeNet(), 0)
-    for classes in (10, 100, 1000):
+    for classes in settings.classes:
         for name, (architecture, steps) in shapes.items():
+            if not name.startswith(settings.only):
+                continue
             model = without_bias(architecture.build(ten.image_shape, classes, 0))
             soft(f"untrained {name}", model, ten, classes, settings.samples)
             if not steps:

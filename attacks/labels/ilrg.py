@@ -47,16 +47,16 @@ class ILRG(Attack):
 def _class_probabilities(weight: Tensor, bias: Tensor, weight_gradient: Tensor, bias_gradient: Tensor) -> Tensor:
     """Row i: the probabilities that the last layer gives to class i's embedding, `(classes, classes)`.
 
-    Where no ratio needs clipping, the last layer is asked before the division: classes and not features are divided.
+    Where no ratio needs clipping, the last layer is asked before the division: classes and not features are divided. A row's
+    Euclidean norm is no less than its largest entry, and is found ten times sooner.
     """
-    largest = torch.linalg.vector_norm(weight_gradient, float("inf"), dim=1)
-    plain = largest <= LARGEST_EMBEDDING * bias_gradient.abs()  # also false for NaN, and for 0 / 0
-    plain &= bias_gradient != 0
-    logits = weight_gradient @ weight.T / bias_gradient[:, None]
+    logits = weight_gradient @ weight.T
+    logits.div_(bias_gradient[:, None])
+    plain = torch.linalg.vector_norm(weight_gradient, dim=1) < LARGEST_EMBEDDING * bias_gradient.abs()  # not NaN or 0 / 0
     if not plain.all():
         rest = (weight_gradient[~plain] / bias_gradient[~plain, None]).nan_to_num(0.0, LARGEST_EMBEDDING, -LARGEST_EMBEDDING)
         logits[~plain] = rest.clamp(-LARGEST_EMBEDDING, LARGEST_EMBEDDING) @ weight.T
-    return torch.softmax(logits + bias, dim=1)
+    return torch.softmax(logits.add_(bias), dim=1)
 
 
 def _without_negatives(probabilities: Tensor, summed_gradient: Tensor, total: int) -> Tensor:
@@ -72,12 +72,12 @@ def _by_pseudo_inverse(probabilities: Tensor, summed_gradient: Tensor, total: in
     misfit that n could mend, and the sum of n does not meddle with the others. The least-squares solution is therefore the
     solution of C equations, to each of which the total is added; the pseudo-inverse is left for singular systems.
     """
-    ones = torch.ones_like(probabilities)
-    errors = probabilities.T - torch.eye(len(ones)).to(ones)
-    factors, pivots, info = torch.linalg.lu_factor_ex(errors + ones)
-    scale = factors.diagonal().abs()
-    if int(info) == 0 and scale.min() > SINGULAR * scale.max():
-        right = summed_gradient - summed_gradient.mean() + total
+    system = probabilities.T + 1
+    system.diagonal().sub_(1)
+    factors, pivots, info = torch.linalg.lu_factor_ex(system)
+    least, greatest = torch.aminmax(factors.diagonal().abs())
+    if int(info) == 0 and least > SINGULAR * greatest:
+        right = summed_gradient + (total - summed_gradient.mean())
         return torch.linalg.lu_solve(factors, pivots, right[:, None])[:, 0]
     right = torch.cat([torch.tensor([float(total)]).to(summed_gradient), summed_gradient])
-    return torch.linalg.pinv(torch.cat([ones[:1], errors])) @ right
+    return torch.linalg.pinv(torch.cat([torch.ones_like(system[:1]), system - 1])) @ right

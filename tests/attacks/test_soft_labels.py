@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from attacks import NotApplicable, Observation
 from attacks.labels import SoftLabels
-from learning.models import MLP, LeNet5, ResNet18
+from learning.models import MLP, LeNet, LeNet5, ResNet18
 from learning.tensors import Update, generator
 from learning.training import Training
 from tests.attacks.test_labels import observe, random_batch
@@ -103,6 +103,20 @@ def test_the_false_hard_label_at_large_scale_is_not_taken():
         found = SoftLabels().reconstruct(seen(model, image(seed), label), generator(0)).labels
         assert found is not None
         assert (found[0] - label).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["smoothing", "mixup", "hard"])
+@pytest.mark.parametrize(("classes", "scale", "exact"), [(10, 2, 2e-6), (1000, 3, 1e-5)])
+def test_labels_are_exact_where_few_classes_have_any_probability(kind, classes, scale, exact):
+    """Most entries then say next to nothing of the unknown factor, and it must be read off the few that do."""
+    model = without_bias(LeNet().build((3, 16, 16), classes, 0))
+    with torch.no_grad():
+        [module for module in model.modules() if isinstance(module, nn.Linear)][-1].weight.mul_(scale)
+    for seed in range(30):
+        label = soft_label(kind, classes, seed)
+        found = SoftLabels().reconstruct(seen(model, image(seed), label), generator(0)).labels
+        assert found is not None
+        assert (found[0] - label).abs().max() <= exact
 
 
 def test_a_broken_necessary_condition_is_told():
