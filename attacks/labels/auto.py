@@ -1,11 +1,14 @@
 """The label restoration that fits, chosen by a rule from what the server knows, and never by the truth."""
 
+from dataclasses import replace
+
 import torch
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
 from attacks.labels.last_layer import answers, common_input, dummy_pictures, last_layer
+from attacks.labels.llg import LLG
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlu import RLU
 from attacks.labels.soft_labels import SoftLabels
@@ -19,7 +22,9 @@ class AutoLabels(Attack):
     1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
     2. without a bias gradient, `geng` in its form for weights;
     3. if the model still answers every picture alike, `rank-one`;
-    4. if public pictures are granted, `rlu`; else `geng`.
+    4. if public pictures are granted, `rlu`; else `geng`;
+    5. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
+       rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
     the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
@@ -39,7 +44,11 @@ class AutoLabels(Attack):
             except NotApplicable:
                 return IDLGLabels().reconstruct(observation, rng)
             return found if found.identifiable else IDLGLabels().reconstruct(observation, rng)
-        return self.chosen(observation, rng).reconstruct(observation, rng)
+        chosen = self.chosen(observation, rng)
+        found = chosen.reconstruct(observation, rng)
+        if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
+            return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
+        return found
 
     def chosen(self, observation: Observation, rng: torch.Generator) -> Attack:
         """The restoration to ask about several examples or steps."""
