@@ -26,7 +26,7 @@ from learning.tensors import Update, buffers_of, derived_seed, parameters_of
 from learning.training import Training, set_mode
 from studies.pictures import data_uri
 
-DEFAULT_ATTACKS = ("auto", "inverting-gradients")
+DEFAULT_ATTACKS = ("auto", "extreme-points", "inverting-gradients")
 MOST_PICTURES = 16  # on the page
 Kind = Literal["gradient", "delta", "weights"]
 
