@@ -26,7 +26,7 @@ from attacks.labels.last_layer import last_layer, parameters_at
 from learning.catalogue import Count, Positive, settings
 
 LEVELS = 255  # of a pixel, above black
-FARTHEST_LEVEL = 0.3  # distance of a pixel from its level, in levels, up to which it is taken to be that one
+LEVEL_ERROR, FARTHEST_LEVEL = 0.02, 0.1  # distances of a pixel from its level, in levels, that a true picture may have
 TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)  # by how much the search may leave a pixel's range, in units of it
 FARTHEST = 1e3  # coordinate of a point
 DARKNESS = 0.003  # worth of all pixels together against that of the one that is made bright
@@ -296,7 +296,7 @@ def judged(parts: Split, answer: Answer, given: Float[Tensor, " columns"], insid
     error = inside.noise * float(weights.norm())
     levels = pixels * LEVELS
     away = float((levels - levels.round()).abs().max())
-    exact = end.slope is not None and away < min(0.1 + 3 * LEVELS * error, FARTHEST_LEVEL)
+    exact = end.slope is not None and away < min(LEVEL_ERROR + 3 * LEVELS * error, FARTHEST_LEVEL)
     fits = exact  # after several local steps the slope is a sum along the way, and lies in the column space only nearly
     if observation.steps == 1:
         fits = float(outside[label]) < FITS and abs(float(seen[label] @ weights) - 1) < FITS
@@ -364,7 +364,8 @@ def reconstruction(answers: list[Answer], members: list[Member]) -> Reconstructi
         images[index] = member.pixels.reshape(observation.image_shape).clamp(0, 1)
     proven = "no picture is certified"
     if certified.any():
-        proven = f"{int(certified.sum())} of the pictures are certified: the model agrees, and every pixel is one of 256 levels"
+        agrees = "the model agrees, and " if observation.steps == 1 else ""
+        proven = f"{int(certified.sum())} of the pictures are certified: {agrees}every pixel is one of 256 levels"
     return Reconstruction(
         images=images, labels=labels, certified=certified, identifiable=whole,
         verdict=f"{word}; {proven}",
