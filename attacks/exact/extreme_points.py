@@ -31,7 +31,7 @@ TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)  # by how much the search may leave a pixe
 FARTHEST = 1e3  # coordinate of a point
 DARKNESS = 0.003  # worth of all pixels together against that of the one that is made bright
 FITS = 0.02  # relative error up to which an input explains its share of a gradient
-REFINEMENTS = 3
+REFINEMENTS = 12
 NOISE_ROWS = 8  # of a gradient, at least, that tell how noisy it is
 
 
