@@ -25,8 +25,9 @@ def started(out: Path, *more: str) -> "subprocess.Popen[str]":
     changes = [] if os.environ.get("CURIOUS_WHOLE") else [part for change in SHRUNKEN for part in ("--set", change)]
     command = [sys.executable, "-m", "curious", "run", str(QUICK), "--out", str(out), "--resume", *changes, *more]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"}
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "200"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background inherit it ignored
+    )  # fmt: skip
 
 
 def finished(out: Path, *more: str) -> tuple[int, str, str]:
