@@ -7,6 +7,7 @@ pixels are at its ends than the space has dimensions. The same holds of features
 extreme points; the known model tells those that are inputs from those that are not.
 """
 
+import functools
 import itertools
 import time
 from dataclasses import dataclass, replace
@@ -48,6 +49,12 @@ class Space:
     strength: Float[Tensor, " rank"]
     noise: float
     white: float
+
+    @functools.cached_property
+    def lit(self) -> Tensor:
+        """Indices of the pixels that are not black throughout."""
+        largest = self.pixels.abs().amax(0)
+        return (largest > 1e-6 * largest.max()).nonzero().flatten()
 
     def error(self, point: Float[Tensor, " rank"]) -> float:
         """Standard deviation that the noise gives to each of a point's pixels."""
@@ -112,12 +119,10 @@ class ExtremePoints(Attack):
             if points and idle and idle % self.patience == 0 and observation.steps == 1:
                 here, points = without(gradient, parts, answer, members), []
                 inside = space(here, end)
-        if members and observation.steps == 1:
-            members = refined(gradient, parts, answer, members, inside)
-        answers = [answer] if observation.steps == 1 else [answer, Answer(observation, end, share=1.0)]
-        if members and observation.steps > 1:
-            members = relabelled(gradient, answers, members)
-        return reconstruction(answers, members)
+        if observation.steps == 1:
+            return reconstruction([answer], refined(gradient, parts, answer, members, inside))
+        answers = [answer, Answer(observation, end, share=1.0)]
+        return reconstruction(answers, relabelled(gradient, answers, members) if members else members)
 
 
 def bounded(observation: Observation) -> Tail:
@@ -181,7 +186,7 @@ def without(gradient: Tensor, parts: Split, answer: "Answer", members: list[Memb
 
 def objective(inside: Space, points: list[Tensor], rng: torch.Generator) -> Float[Tensor, " rank"]:
     """What the search makes small: all pixels a little, less one pixel drawn. The points found do not differ in it."""
-    lit = lit_pixels(inside)
+    lit = inside.lit
     drawn = lit[torch.randint(len(lit), (1,), generator=rng)]
     aim = DARKNESS * inside.pixels[:, lit].sum(1) - inside.pixels[:, drawn].sum(1)
     if len(points) > 1:
@@ -190,18 +195,12 @@ def objective(inside: Space, points: list[Tensor], rng: torch.Generator) -> Floa
     return aim
 
 
-def lit_pixels(inside: Space) -> Tensor:
-    """Indices of the pixels that are not black throughout."""
-    largest = inside.pixels.abs().amax(0)
-    return (largest > 1e-6 * largest.max()).nonzero().flatten()
-
-
 def vertex(inside: Space, aim: Float[Tensor, " rank"], tolerance: float) -> Float[Tensor, " rank"] | None:
     """The point where `aim` is least, pixels within their range up to the tolerance; None where there is none.
 
     Points that the noise moves by more than the tolerance are left out.
     """
-    pixels = inside.pixels[:, lit_pixels(inside)].T.numpy(force=True)
+    pixels = inside.pixels[:, inside.lit].T.numpy(force=True)
     farthest = (tolerance / (4 * inside.noise) * inside.strength).clamp_max(FARTHEST).numpy(force=True)
     sides, limits = [-pixels], [np.full(len(pixels), tolerance)]
     if inside.white < torch.inf:
