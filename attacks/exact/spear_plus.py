@@ -72,7 +72,7 @@ class SpearPlus(Attack):
                     continue  # the label counts say that there is none; they may be wrong
                 expected = max(1, round(left)) + turn // 4
                 found = searched(
-                    parts, outgoing, every[own], own, found, expected, self.starts, self.reflections, tolerance, rng
+                    parts, hidden, outgoing, every[own], own, found, expected, self.starts, self.reflections, tolerance, rng
                 )
                 if found.directions.shape[1] >= parts.rank:
                     return found
