@@ -33,12 +33,13 @@ from torch.nn import functional
 from attacks.exact.layers import Rectified
 from attacks.exact.low_rank import Split
 
-ANSWERS = 0.7  # worth of a typical answer of a unit against a typical slope
+ANSWERS = 1.2  # worth of the spread of a unit's answers, where that of a slope is one
 STEP = 0.5  # of the relaxed reflections
 GLANCE = 25  # reflections between two looks at what was found
 ALIKE = 0.99  # cosine above which two directions are one
 CLOSE = 0.95  # and above which two unfinished ones will be
 TURNS, PATIENCE = 30, 8  # of least squares; and those after which only what is near goes on
+DONE = 0.02  # distance from the subspace of half of the starts at which all have said what they can
 NEAR, PRIOR = 0.5, 0.02  # how far from the subspace a candidate may be; how firmly errors stay as guessed
 MOST = 48  # unfinished directions of one search that are worth finishing
 
@@ -94,8 +95,10 @@ def reach(parts: Split, layer: Rectified, directions: Float[Tensor, "rank found"
     free = torch.linalg.qr(tied, mode="complete")[0][:, tied.shape[1] :]
     basis = torch.linalg.qr(answers @ free)[0]
     origin = answers @ torch.linalg.lstsq(tied.T, fixed[:, None]).solution[:, 0]
-    # as if all examples shared one input, whose answers times their bias gradients these are
-    typical = float(answers.norm() / parts.right[:, columns].norm()) / len(weight) ** 0.5
+    # how answers differ from one example to another: what one input that all shared would leave of the gradient
+    bias = parts.right[:, columns]
+    left = answers - torch.outer(answers @ bias, bias) / bias.square().sum()
+    typical = float(left.norm() / bias.norm()) / len(weight) ** 0.5
     return Reach(origin - basis @ (basis.T @ origin), basis, ANSWERS / typical)
 
 
@@ -181,6 +184,8 @@ def _reflected(
             masks.append((wanted[:, near] != 0).T)
             directions.append(inside[:, near].T)
             distances.append(far[near])
+            if float(far.median()) < DONE:
+                break
             if moves.shape[1] and step >= 2 * GLANCE:
                 shift = _shift(space, base, moves, (wanted != 0).T, PRIOR)
                 target = (base + _allowed(shift, errors, own) @ moves.T).T
