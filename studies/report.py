@@ -31,6 +31,7 @@ from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
+from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them
@@ -72,6 +73,8 @@ def _page(ledger: Ledger) -> str:
         galleries=pictures,
         galleries_left_out=pictures_left_out,
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
+        tradeoffs={setting: found for setting in evidence.settings if (found := tradeoffs(evidence, setting))},
+        losses=LOSSES,
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),
