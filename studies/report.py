@@ -29,6 +29,7 @@ from studies.evidence import Evidence, Picked, Point
 from studies.ledger import Ledger, Result, Victim
 from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
+from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
 from studies.tradeoffs import LOSSES, tradeoffs
@@ -75,6 +76,8 @@ def _page(ledger: Ledger) -> str:
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
         tradeoffs={setting: found for setting in evidence.settings if (found := tradeoffs(evidence, setting))},
         losses=LOSSES,
+        prices=prices(evidence),
+        priced=PRICED,
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),

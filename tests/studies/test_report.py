@@ -18,6 +18,7 @@ from studies.config import Grants, make_plan, read_plan
 from studies.ledger import Failure, Ledger, Result, Round, Victim
 from studies.report import write_report
 from studies.scores import score
+from studies.wording import MINUS
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </details> {{ 7 * 7 }}"
 RAW: dict[str, Any] = {
@@ -114,7 +115,8 @@ def checked(page: str) -> lxml.html.HtmlElement:
         )
         assert all(heading.get("scope") in ("col", "row") for heading in table.xpath(".//th"))
     assert all(len(tree.xpath(f"//{landmark}")) == 1 for landmark in ("header", "nav", "main", "footer"))
-    assert [heading.text_content() for heading in tree.xpath("//h2")] == [
+    optional = "What assumptions are worth"
+    assert [heading for h2 in tree.xpath("//h2") if (heading := h2.text_content()) != optional] == [
         "The finding",
         "Results",
         "Labels by method and state",
@@ -233,6 +235,32 @@ def test_kinds_of_defense_are_compared_at_a_matched_loss_of_accuracy(tmp_path):
     assert rows["norm-clipping + gaussian-noise"][0] == "2"
     assert [cell == "all cost more" for cell in rows["sign"][2:]] == [True, False, False]
     assert all("std 0.1" in cell for cell in rows["norm-clipping + gaussian-noise"][2:])
+
+
+def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path):
+    raw = {**RAW, "reference": "told", "seeds": [0], "defenses": ["none"]}
+    raw["grid"] = {"state": [{"as": "untrained", "start.after_rounds": 0}, {"as": "trained", "start.after_rounds": 1}]}
+    with created(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim, trained = Victim(cell.index, round, client), cell.study.start.after_rounds
+                ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+                for name, decibels in (("told", 30.0 + client - 7 * trained), ("ig 100%=a_b", 20.0 + client - 7 * trained)):
+                    scores = {"psnr": [decibels] * 3, "mse": [0.1] * 3, "matches": [0, 1, 2]}
+                    ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.1), Reconstruction())
+        (table,) = checked(page_of(ledger)).xpath("//table[caption = 'Prices of assumptions']")
+    rows = [[" ".join(cell.text_content().split()) for cell in row] for row in table.xpath("./tbody/tr")]
+    assert [(row[0], row[1]) for row in rows] == [
+        ("untrained", "ig 100%=a_b"), ("untrained", "told reference"), ("trained", "ig 100%=a_b"), ("trained", "told"),
+    ]  # fmt: skip
+    assert len(rows[1][2].split()) == 1  # the reference has no price
+    price = f"{MINUS}10.0 {MINUS}10.0 to {MINUS}10.0"
+    assert price in rows[0][2]
+    assert all("to" in row[2] for row in rows if row is not rows[1])
+
+
+def test_without_a_reference_nothing_is_priced(whole):
+    assert not whole[2].xpath("//section[@id = 'prices']")
 
 
 def test_the_finding_says_what_came_back_and_what_a_control_scores(whole):
