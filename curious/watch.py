@@ -89,7 +89,7 @@ class Watch(ThreadingHTTPServer):
 
 
 class _Request(BaseHTTPRequestHandler):
-    server: Watch
+    server: Watch  # pyright: ignore[reportIncompatibleVariableOverride]
     server_version, sys_version = "curious", ""
     timeout = 30  # seconds for a request to come in whole
 
