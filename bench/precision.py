@@ -79,8 +79,8 @@ def main() -> None:
                     exact[sent] += 0.0 if told[1] is None else exact_pictures(told[1], truth) / clients
             counted = (f"{sent}: labels exact of {right[sent]}, pictures {exact[sent]:.0%}" for sent in right)
             print(
-                f"{state}, learning rate {rate:g}: off by {statistics.median(off):.1e} (worst {max(off):.1e}); of {clients} clients, "
-                f"by {'; by '.join(counted)}",
+                f"{state}, learning rate {rate:g}: off by {statistics.median(off):.1e} (worst {max(off):.1e}); "
+                f"of {clients} clients, by {'; by '.join(counted)}",
                 flush=True,
             )
 
