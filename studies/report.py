@@ -48,11 +48,12 @@ def write_report(ledger: Ledger) -> Path:
     write_csv(ledger, ledger.folder / "results.csv")
     path = ledger.folder / "report.html"
     unfinished = path.with_name(".report.html")
-    unfinished.write_text(_page(ledger), encoding="utf-8")
+    unfinished.write_text(page(ledger), encoding="utf-8")
     return unfinished.replace(path)
 
 
-def _page(ledger: Ledger) -> str:
+def page(ledger: Ledger) -> str:
+    """The report as it stands now; nothing is written."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -64,7 +65,7 @@ def _page(ledger: Ledger) -> str:
     restorations = lines(evidence)
     return template.render(
         study=ledger.plan.study,
-        progress=_progress(ledger),
+        progress=progress(ledger),
         points=points,
         sentences=sum(len(point.findings) for point in points) <= SHOWN_SENTENCES,
         shown=SHOWN_SETTINGS,
@@ -98,7 +99,8 @@ def _restoration_plots(evidence: Evidence, found: list[RestorationLine]) -> list
 # how far the run is
 
 
-def _progress(ledger: Ledger) -> dict[str, Any]:
+def progress(ledger: Ledger) -> dict[str, Any]:
+    """The ledger's counts beside what the study comes to in all; `over`: whether nothing is left to do."""
     counts, plan = ledger.counts(), ledger.plan
     rounds = sum(cell.study.rounds for cell in plan.cells)
     updates = sum(len(cell.recorded()) for cell in plan.cells)
