@@ -123,7 +123,8 @@ class Evidence:
         bounds = []
         for picked, (victim, candidates) in among.items():
             cell = self.cells[setting, defense, picked.seed]
-            ratio = noise_ratio(cell.defense.chain, cell.study.training, self.ledger.examples(victim))
+            examples = self.ledger.examples(victim) // len(cell.behind(picked.round, picked.client))
+            ratio = noise_ratio(cell.defense.chain, cell.study.training, examples)
             if ratio is None:
                 return None
             bounds.append((candidates, ratio))

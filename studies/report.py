@@ -202,7 +202,9 @@ def _sheet(evidence: Evidence, setting: str, attack: str, chosen_by: str, picked
     cell = evidence.cells[setting, chosen_by, picked.seed]
     true = truth(cell, Victim(cell.index, picked.round, picked.client)).images
     count = min(SHOWN_PICTURES, len(true))
-    who = f"client {picked.client}, round {picked.round}, seed {picked.seed}"
+    behind = cell.behind(picked.round, picked.client)
+    whose = f"client {picked.client}" if len(behind) == 1 else f"the sum of {len(behind)} clients"
+    who = f"{whose}, round {picked.round}, seed {picked.seed}"
     note = who if count == len(true) else f"{who}; the first {count} of {len(true)} pictures"
     originals = [_shown(true[i], f"True picture {i + 1} of {who}", "") for i in range(count)]
     lines = []
@@ -300,6 +302,7 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         "models": [model for model in models if model is not None],
         "starts": list(starts),
         "strategy": each(lambda s: s.federation.strategy),
+        "secure": sorted({study.federation.secure_aggregation for study in studies}),
         "clients": each(lambda s: s.federation.clients),
         "per_round": each(lambda s: s.federation.clients_per_round),
         "rounds": each(lambda s: s.federation.rounds),
