@@ -11,25 +11,16 @@ its 95 % interval by Student's t over the batches. One thread.
 import argparse
 import time
 
-import numpy as np
-import scipy.stats
 import torch
 
 from attacks import Attack, Granted, Observation
 from attacks.labels import GivenLabels
 from attacks.matching import SME, Dimitrov, InvertingGradients
-from bench.matching import decibels
+from bench.matching import decibels, interval
 from learning.data import CIFAR10, pictures_of
 from learning.models import ConvNet
 from learning.tensors import generator
 from learning.training import Training, local_update, set_mode
-
-
-def interval(scores: list[float]) -> str:
-    """Mean and 95 % interval by Student's t."""
-    mean, error = float(np.mean(scores)), float(np.std(scores, ddof=1)) / len(scores) ** 0.5
-    reach = error * float(scipy.stats.t.ppf(0.975, len(scores) - 1))
-    return f"{mean:.2f} dB, 95 % interval {mean - reach:.2f} to {mean + reach:.2f}, {len(scores)} batches"
 
 
 def main() -> None:
@@ -66,7 +57,7 @@ def main() -> None:
             assert found.images is not None
             scores.append(decibels(found.images, batch.images))
             print(f"{name} batch {index}: {scores[-1]:.2f} dB, loss {found.loss:.3g}, {seconds:.0f} s", flush=True)
-        print(f"{name}: {interval(scores) if len(scores) > 1 else scores}", flush=True)
+        print(f"{name}: {interval(scores)}", flush=True)
 
 
 if __name__ == "__main__":
