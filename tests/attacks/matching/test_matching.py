@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks import NotApplicable, Observation, Reconstruction
 from attacks.attack import label_rows
 from attacks.labels import GivenLabels, IDLGLabels
-from attacks.matching import DLG, InvertingGradients, inverting_gradients
+from attacks.matching import DLG, InvertingGradients, dlg, inverting_gradients
 from attacks.matching.adam import descend, falling, soft_sign
 from attacks.matching.descent import minimise
 from attacks.matching.distances import (
@@ -22,6 +22,7 @@ from attacks.matching.distances import (
     masked_cosine_distance,
     squared_distance,
 )
+from attacks.matching.dlg import hopeless
 from attacks.matching.priors import colour_variation, label_entropy, start, total_variation
 from attacks.matching.victim import gradient_of
 from learning.data import CIFAR10, Digits, data_folder, pictures_of
@@ -396,6 +397,44 @@ def test_dlg_restores_a_batch_of_several():
     found = DLG(iterations=80).reconstruct(observation, generator(0))
     assert found.loss is not None
     assert found.loss < 0.05 * found.history[0]
+
+
+def test_a_start_is_hopeless_when_its_loss_stays_high_or_stands_still():
+    steady = [2.0 ** (-step / 40) for step in range(1000)]
+    assert not any(hopeless(steady[:length]) for length in range(1, 1000))
+    stuck = [max(loss, 0.1) for loss in steady]
+    assert next(length for length in range(1, 1000) if hopeless(stuck[:length])) == pytest.approx(
+        40 * math.log2(10) + 12, abs=5
+    )
+    slow = [max(loss, 0.009 * 0.99 ** (step / 40)) for step, loss in enumerate(steady)]
+    assert not any(hopeless(slow[:length]) for length in range(1, 1000)), "a low loss may take its time"
+    assert hopeless([*steady[:300], *[steady[299]] * 110])
+
+
+def test_dlg_begins_afresh_with_what_is_left_and_keeps_the_best_start(monkeypatch):
+    losses = iter([[1.0, 0.3, 0.2], [1.0, 0.05, 0.04, 0.03], [1.0, 0.1]])
+    budgets, images = [], []
+
+    def descent(slope, variables, iterations, tolerance, given_up):
+        budgets.append(iterations)
+        images.append(variables["images"])
+        return next(losses)
+
+    monkeypatch.setattr(dlg, "minimise", descent)
+    observation, _ = quick_lenet(1)
+    found = DLG(iterations=6).reconstruct(observation, generator(0))
+    assert budgets == [6, 4, 1]
+    assert found.history == (1.0, 0.05, 0.04, 0.03)
+    torch.testing.assert_close(found.images, images[1].clamp(0, 1).float())
+    assert not images[0].equal(images[1])
+
+
+def test_dlg_begins_no_other_start_once_one_has_matched():
+    observation, _ = quick_lenet(1)
+    attack = DLG(labels=IDLGLabels(), iterations=400, tolerance=1e-4)
+    found = attack.reconstruct(observation, generator(0))
+    assert found.loss <= 1e-4 * found.history[0]
+    assert len(found.history) < 200
 
 
 def test_dlg_says_the_loss_of_what_it_returns():
