@@ -27,9 +27,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=4)
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    whole = GradInversion(iterations=settings.iterations)
+    whole = GradInversion(iterations=settings.iterations, seeds=settings.seeds)
     arms = {"all": whole} | {
         f"no {term}": replace(whole, **{term: 0.0}) for term in ("total_variation", "norm", "statistics", "group")
     }

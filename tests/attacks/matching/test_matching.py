@@ -400,15 +400,16 @@ def test_dlg_restores_a_batch_of_several():
 
 
 def test_a_start_is_hopeless_when_its_loss_stays_high_or_stands_still():
+    def first(losses: list[float]) -> int | None:
+        return next((length for length in range(1, len(losses)) if hopeless(losses[:length])), None)
+
     steady = [2.0 ** (-step / 40) for step in range(1000)]
-    assert not any(hopeless(steady[:length]) for length in range(1, 1000))
-    stuck = [max(loss, 0.1) for loss in steady]
-    assert next(length for length in range(1, 1000) if hopeless(stuck[:length])) == pytest.approx(
-        40 * math.log2(10) + 12, abs=5
-    )
+    assert first(steady) is None
+    stuck = [max(loss, 0.1) for loss in steady]  # from iteration 133 on
+    assert 133 < (first(stuck) or 0) <= 183
     slow = [max(loss, 0.009 * 0.99 ** (step / 40)) for step, loss in enumerate(steady)]
-    assert not any(hopeless(slow[:length]) for length in range(1, 1000)), "a low loss may take its time"
-    assert hopeless([*steady[:300], *[steady[299]] * 110])
+    assert first(slow) is None, "a low loss may take its time"
+    assert first([*steady[:300], *[steady[299]] * 110]) == 400
 
 
 def test_dlg_begins_afresh_with_what_is_left_and_keeps_the_best_start(monkeypatch):
