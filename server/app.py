@@ -59,17 +59,6 @@ def main(grid: Grid, context: Context) -> None:
         serve(grid, ledger, plan.study.resources)
 
 
-def server_app(ledger: Ledger, resources: Resources) -> ServerApp:
-    """A server app that goes on with a run."""
-    running = ServerApp()
-
-    @running.main()
-    def main(grid: Grid, context: Context) -> None:
-        serve(grid, ledger, resources)
-
-    return running
-
-
 def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
     """Trains what the ledger lacks of every federation and attacks every recorded update, while or after."""
     plan, training_is_over = ledger.plan, threading.Event()

@@ -7,7 +7,7 @@ attack, memory holds no more than is in flight, and a run that was killed goes o
 import threading
 from functools import lru_cache
 
-from torch import nn
+from torch import Tensor, nn
 
 from attacks import Granted, Observation
 from attacks.workers import Job, Outcome, Pool
@@ -16,7 +16,7 @@ from learning.tensors import Batch, derived_seed, load_state
 from learning.training import set_mode
 from studies.config import Cell, Grants, named_attack
 from studies.ledger import Ledger, Result, Victim
-from studies.scores import score
+from studies.scores import GALLERY, score
 
 
 class Interrogation:
@@ -88,7 +88,8 @@ class Interrogation:
         if outcome.reconstruction is not None:
             reason = outcome.reconstruction.verdict
             cell = self._ledger.plan.cells[victim.cell]
-            scores = score(outcome.reconstruction, truth(cell, victim), pictures_of(cell.study.data).classes).row()
+            classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
+            scores = score(outcome.reconstruction, truth(cell, victim), classes, others).row()
             loss = outcome.reconstruction.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, outcome.reconstruction)
@@ -98,6 +99,14 @@ class Interrogation:
 def truth(cell: Cell, victim: Victim) -> Batch:
     """The examples behind an update, drawn again as the client drew them."""
     return client_batch(cell.study.client_data, victim.client, victim.round, cell.seed)
+
+
+def gallery(cell: Cell, grants: Grants) -> Tensor:
+    """The pictures from which a restored one is to be told: of the test set, and none that the attacker was granted.
+
+    A small test set gives fewer than `GALLERY` less one.
+    """
+    return public_examples(cell.study.data, GALLERY - 1, cell.seed, skip=grants.public).images
 
 
 def _granted(cell: Cell, victim: Victim, grants: Grants) -> Granted:

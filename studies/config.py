@@ -193,7 +193,10 @@ def _unique(kind: str, names: list[str]) -> None:
 
 
 class Study(Table):
-    """Everything that decides what a run computes. `[grid]` and the seeds multiply it into cells."""
+    """Everything that decides what a run computes. `[grid]` and the seeds multiply it into cells.
+
+    `reference`: the attack whose results at the grid's first point the report prices all others against.
+    """
 
     name: Name
     description: str = ""
@@ -210,6 +213,7 @@ class Study(Table):
         NamedDefense("none", ())
     ]
     attacks: list[Annotated[NamedAttack, BeforeValidator(named_attack)]] = []
+    reference: str = ""
     resources: Resources = Resources()
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
@@ -251,8 +255,11 @@ class Study(Table):
                 f"record.rounds = {self.record.rounds} names a round beyond federation.rounds = {federation.rounds}"
             )
         _unique("defenses", [defense.name for defense in self.defenses])
-        _unique("attacks", [attack.name for attack in self.attacks])
+        names = [attack.name for attack in self.attacks]
+        _unique("attacks", names)
         check_grants(self.attacks, self.granted)
+        if self.reference and self.reference not in names:
+            raise SettingsError(f"reference = '{self.reference}' is no attack of this study; {choices(self.reference, names)}")
         for index, defense in enumerate(self.defenses):
             try:
                 defended_update(defense.chain, training)
