@@ -3,9 +3,9 @@
     CURIOUS_DATA=.data python -m bench.exact_forecast --cells 200
 
 Every cell has its own data set, width, depth, batch size, precision, noise and normalisation, drawn by its number, with its
-own model, batch and stand-in batch (of the test pictures). `spear-plus` is given --starts and --rounds, and no more than
-that; a cell's outcome is whether every picture came back with a mean squared error below 1e-6. The constants of the
-forecast were fitted on the cells of --kind fit, and are judged on those of --kind report.
+own model, batch and stand-in batch (of the test pictures). `spear-plus` is given --seconds, and a cell's outcome is whether
+every picture came back with a mean squared error below 1e-6. The constants of the forecast were fitted on the cells of
+--kind fit, and are judged on those of --kind report.
 """
 
 import argparse
@@ -35,10 +35,9 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="number of the first cell")
     parser.add_argument("--kind", choices=["fit", "report"], default="report")
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
-    parser.add_argument("--starts", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=8.0, help="that the attack may take")
     chosen = parser.parse_args()
-    attack = SpearPlus(starts=chosen.starts, rounds=chosen.rounds)
+    attack = SpearPlus(seconds=chosen.seconds)
     odds, outcomes, slowest = [], [], 0.0
     for index in range(chosen.first, chosen.first + chosen.cells):
         said, happened, seconds, words = _cell(index, chosen.kind, chosen.data, attack)
@@ -90,7 +89,9 @@ def _cell(index: int, kind: str, data: list[str], attack: SpearPlus) -> tuple[fl
     except NotApplicable:
         images = None
     happened = images is not None and bool((squared_errors(batch.images.double(), images).amin(1) < EXACT).all())
-    words = f"{name} {'raw' if raw else 'normalised'} {width} units, depth {depth}, {examples} examples, {dtype}, noise {noise:g}"
+    words = (
+        f"{name} {'raw' if raw else 'normalised'} {width} units, depth {depth}, {examples} examples, {dtype}, noise {noise:g}"
+    )
     return said.probability, happened, seconds, f"{words} | {said.sentence}"
 
 
@@ -103,8 +104,10 @@ def _summed_up(odds: torch.Tensor, outcomes: torch.Tensor, slowest: float) -> No
         if inside.any():
             said, came = float(odds[inside].mean()), float(happened[inside].mean())
             error += abs(said - came) * float(inside.double().mean())
-            print(f"forecast {bin / BINS:.1f} to {(bin + 1) / BINS:.1f}: {int(inside.sum())} cells, {said:.3f} said, {came:.3f} exact")
-    print(f"expected calibration error {error:.4f}; Brier {float((odds - happened).square().mean()):.4f}; slowest forecast {slowest:.2f} s")
+            bounds = f"{bin / BINS:.1f} to {(bin + 1) / BINS:.1f}"
+            print(f"forecast {bounds}: {int(inside.sum())} cells, {said:.3f} said, {came:.3f} exact")
+    brier = float((odds - happened).square().mean())
+    print(f"expected calibration error {error:.4f}; Brier {brier:.4f}; slowest forecast {slowest:.2f} s")
 
 
 if __name__ == "__main__":

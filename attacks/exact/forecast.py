@@ -16,7 +16,7 @@ from learning.tensors import Batch, Update
 from learning.training import Training
 
 SAMPLES = 5e7  # that SPEAR may draw
-CENTRE, SPREAD = 0.75, 0.2  # of the logarithm of units over examples and classes at which spear-plus's odds turn, and how fast
+CENTRE, SPREAD = 0.4, 0.35  # of the logarithm of units over examples at which spear-plus's odds turn, and how fast
 EXACT = 1e-6  # mean squared error of an exact picture
 
 
@@ -133,7 +133,7 @@ def _spear_plus(observation: Observation, pictures: Tensor) -> Forecast:
         opened = _answers(layer, given) > 0
         _told_apart(examples, int(opened.any(0).sum()), layer)
         given = _answers(layer, given).clamp_min(0)
-    return _searched(opened, observation.classes)
+    return _searched(opened)
 
 
 def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
@@ -148,7 +148,7 @@ def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
     count = observation.examples - len(left)
     if not len(left):
         return Forecast(0.99, f"all {count} examples come to be seen alone by some unit")
-    rest = _searched(left, observation.classes)
+    rest = _searched(left)
     return Forecast(rest.probability, f"{count} examples come to be seen alone by some unit; {rest.sentence} the others")
 
 
@@ -157,14 +157,17 @@ def _told_apart(examples: int, live: int, layer: Rectified) -> None:
         raise NotApplicable(f"{examples} examples are not told apart by the {live} live units of '{layer.name}'")
 
 
-def _searched(opened: Bool[Tensor, "batch units"], classes: int) -> Forecast:
+def _searched(opened: Bool[Tensor, "batch units"]) -> Forecast:
     """Odds of the search of `spear-plus`. A unit counts for as much as it tells examples apart: one that is half open is one."""
+    if len(opened) == 1:
+        return Forecast(0.99, "a single example is left")
     share = opened.double().mean(0)
-    telling = float((4 * share * (1 - share)).sum())
-    ratio = telling / (len(opened) + classes)
+    pairs = len(opened) / (len(opened) - 1)  # of different examples, as the share says it of pairs with themselves, too
+    telling = float((4 * pairs * share * (1 - share)).sum())
+    ratio = telling / len(opened)
     odds = 1 / (1 + math.exp(-(math.log(max(ratio, 1e-9)) - CENTRE) / SPREAD))
     return Forecast(
-        odds, f"{telling:.0f} units' worth of open and shut for {len(opened)} examples and {classes} classes: "
+        odds, f"{telling:.0f} units' worth of open and shut for {len(opened)} examples: "
         f"{'enough' if odds > 0.5 else 'too few'} to take apart",
     )  # fmt: skip
 

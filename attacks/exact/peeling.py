@@ -1,9 +1,9 @@
 """Peeling: examples that some unit sees alone, taken off one after another; and the search of `spear-plus` for the rest.
 
 A unit of the first layer that ReLU leaves open for a single example has, as its row of the gradient, that example's input times
-a number, and the bias gradient is the number: their ratio is the input (Geiping et al., NeurIPS 2020, proposition 3.1). Its share
-of the whole gradient is then known and is subtracted, which leaves other units with a single example; and so on until no unit
-has one. That needs units that are open for few pictures, as there are where pictures are between 0 and 1: normalised to mean
+a number, and the bias gradient is the number: their ratio is the input (Geiping et al., NeurIPS 2020, proposition 3.1). Its
+share of the whole gradient is then known and is subtracted, which leaves other units with a single example; and so on until no
+unit has one. That needs units that are open for few pictures, as there are where pictures are between 0 and 1: normalised to mean
 zero, pictures leave every unit open for about half of them.
 """
 
@@ -127,7 +127,7 @@ def with_one(inputs: Float[Tensor, "some inputs"]) -> Float[Tensor, "some column
     return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
 
 
-def _answers(layer: Rectified, given: Tensor) -> Tensor:
+def _answers(layer: Rectified, given: Float[Tensor, "some inputs"]) -> Float[Tensor, "some units"]:
     answers = given @ layer.weight.T
     return answers if layer.bias is None else answers + layer.bias
 
@@ -208,5 +208,7 @@ def _finished(observation: Observation, end: Tail, known: Peeled, seconds: float
     found = SpearPlus(seconds=seconds).reconstruct(smaller, rng)
     if found.images is None or found.labels is None or found.certified is None or not found.certified.all():
         return None
+    assert end.slope is not None
+    assert end.offset is not None
     inputs = found.images.to(known.inputs).flatten(1) * end.slope + end.offset
     return Peeled(inputs, found.labels.argmax(1).to(known.classes))

@@ -161,10 +161,7 @@ def _reflected(
     space, target = left.float(), value.float()[:, None].expand(-1, starts)
     base, moves = _free(outgoing, errors, own)
     base, moves, state = base.float(), moves.float(), _begun(left, axes, value, starts, rng)
-    import os
-    F=float(os.environ.get("FAC","1")) if known.shape[1]>parts.rank//3 else 1
-    STEP=float(os.environ.get("STEP",".5")) if known.shape[1]>parts.rank//3 else .5
-    worth = F * answers.worth * float(value.square().mean().sqrt())
+    worth = answers.worth * float(value.square().mean().sqrt())
     origin, basis = worth * answers.origin.float()[:, None], answers.basis.float()
     heights = _onto(origin, basis, ANSWERS * (2 * state * target.sign() - target.abs()))
     masks: list[Tensor] = []
