@@ -16,7 +16,8 @@ from learning.tensors import Batch, Update
 from learning.training import Training
 
 SAMPLES = 5e7  # that SPEAR may draw
-CENTRE, SPREAD = 0.4, 0.35  # of the logarithm of units over examples at which spear-plus's odds turn, and how fast
+WORTH = 1.9  # odds of spear-plus for every unit that there is of an example beyond the one that makes it independent
+NOISELESS, DECADE = 1e-10, 0.72  # error from the true pictures that does no harm; what ten times of it take off the log odds
 EXACT = 1e-6  # mean squared error of an exact picture
 
 
@@ -38,8 +39,8 @@ def forecasts(
     its local steps, precision and defense; it is asked only where an attack applies. If it does not have the stand-in's
     pictures to `EXACT` even from those pictures themselves, precision is what forbids.
 
-    The odds of `spear-plus` follow a rule of counting whose two constants are fitted (`bench/exact_forecast.py`); those of
-    SPEAR are its own theory's; those of peeling follow from the open units alone.
+    The odds of `spear-plus` follow a rule of counting whose constants are fitted (`bench/exact_forecast.py`), as is what noise
+    takes off all odds; those of SPEAR are its own theory's; those of peeling follow from the open units alone.
     """
     placeholder = Update({name: torch.ones_like(parameter) for name, parameter in model.named_parameters()})
     seen = Observation(
@@ -63,9 +64,15 @@ def forecasts(
     )  # fmt: skip
     error = _least_error(shared, stand_in)
     if error < EXACT:
-        return found
+        harm = DECADE * max(0.0, math.log10(max(error, NOISELESS) / NOISELESS))
+        return {name: Forecast(_less(forecast.probability, harm), forecast.sentence) for name, forecast in found.items()}
     word = f"even from the true pictures, the update gives them with a mean squared error of {error:.1g}"
     return {n: Forecast(0.0, word) if forecast.probability > 0 else forecast for n, forecast in found.items()}
+
+
+def _less(probability: float, harm: float) -> float:
+    """The probability of log odds that are less by so much."""
+    return probability / (probability + (1 - probability) * math.exp(harm))
 
 
 def _shape(batch: Batch) -> tuple[int, int, int]:
@@ -158,17 +165,16 @@ def _told_apart(examples: int, live: int, layer: Rectified) -> None:
 
 
 def _searched(opened: Bool[Tensor, "batch units"]) -> Forecast:
-    """Odds of the search of `spear-plus`. A unit counts for as much as it tells examples apart: one that is half open is one."""
+    """Odds of the search of `spear-plus`. A unit counts for as much as it tells examples apart: a half open one is one."""
     if len(opened) == 1:
         return Forecast(0.99, "a single example is left")
     share = opened.double().mean(0)
     pairs = len(opened) / (len(opened) - 1)  # of different examples, as the share says it of pairs with themselves, too
     telling = float((4 * pairs * share * (1 - share)).sum())
-    ratio = telling / len(opened)
-    odds = 1 / (1 + math.exp(-(math.log(max(ratio, 1e-9)) - CENTRE) / SPREAD))
+    odds = WORTH * max(0.0, telling / len(opened) - 1)
     return Forecast(
-        odds, f"{telling:.0f} units' worth of open and shut for {len(opened)} examples: "
-        f"{'enough' if odds > 0.5 else 'too few'} to take apart",
+        odds / (1 + odds), f"{telling:.0f} units' worth of open and shut for {len(opened)} examples: "
+        f"{'enough' if odds > 1 else 'too few'} to take apart",
     )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """Peeling: examples that some unit sees alone, taken off one after another; and the search of `spear-plus` for the rest.
 
-A unit of the first layer that ReLU leaves open for a single example has, as its row of the gradient, that example's input times
-a number, and the bias gradient is the number: their ratio is the input (Geiping et al., NeurIPS 2020, proposition 3.1). Its
-share of the whole gradient is then known and is subtracted, which leaves other units with a single example; and so on until no
-unit has one. That needs units that are open for few pictures, as there are where pictures are between 0 and 1: normalised to mean
-zero, pictures leave every unit open for about half of them.
+A unit of the first layer that ReLU leaves open for a single example has, as its row of the gradient, that example's input
+times a number, and the bias gradient is the number: their ratio is the input (Geiping et al., NeurIPS 2020, proposition 3.1).
+Its share of the whole gradient is then known and is subtracted, which leaves other units with a single example; and so on
+until no unit has one. That needs units that are open for few pictures, as there are where pictures are between 0 and 1:
+normalised to mean zero, pictures leave every unit open for about half of them.
 """
 
 from dataclasses import dataclass, replace

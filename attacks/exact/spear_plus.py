@@ -86,7 +86,7 @@ class SpearPlus(Attack):
 
 
 def rounding(observation: Observation) -> float:
-    """What a slope's own rounding may leave of it: the gradient's rank does not show it, since all of the slope's row has it."""
+    """What a slope's own rounding may leave of it, which the gradient's rank does not show: the whole row has it."""
     return ROUNDINGS * torch.finfo(dtype_of(observation)).eps
 
 
