@@ -4,8 +4,9 @@ Nothing here or below knows the client's data: see the import contracts in `pypr
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,17 +20,50 @@ class NotApplicable(Exception):
     """An assumption of the attack fails on this observation; the message is one sentence that says which."""
 
 
+@runtime_checkable
+class KnownDefense(Protocol):
+    """The client's defenses, as far as somebody can compute with them who knows what they are, and not what they drew.
+
+    `draw`: which draw of what is done to the examples is assumed, if one is. What `examples` and `expected` compute can be
+    differentiated. Gradients are by parameter name.
+    """
+
+    @property
+    def draw(self) -> int | None: ...
+
+    def assuming(self, draw: int) -> "KnownDefense":
+        """The same defenses with that draw assumed."""
+        ...
+
+    def examples(self, shape: torch.Size) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What is trained on in the place of pictures of that shape and rows of class probabilities, for the draw assumed."""
+        ...
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        """What to compare with `shared`, a gradient that left the defenses, instead of `found`, a guess of what entered."""
+        ...
+
+    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors] | None:
+        """Between which gradients lie those of which the defenses make `shared`; None where `expected` says more."""
+        ...
+
+    def shared(self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, rng: torch.Generator) -> Tensors:
+        """One draw of what leaves the defenses where that gradient, of those pictures, enters."""
+        ...
+
+
 @dataclass(frozen=True)
 class Granted:
     """What the study gives away beyond the protocol. Everything here is named in the report.
 
     `labels`: the true labels, sorted, so that their order says nothing. `public`: pictures of the same kind that are not
-    the clients', in [0, 1], with `public_labels`.
+    the clients', in [0, 1], with `public_labels`. `defense`: how the client defends itself.
     """
 
     labels: Int[Tensor, " batch"] | None = None
     public: Float[Tensor, "public channels height width"] | None = None
     public_labels: Int[Tensor, " public"] | None = None
+    defense: KnownDefense | None = None
 
 
 @dataclass(frozen=True)
@@ -101,10 +135,11 @@ class Reconstruction:
 class Attack(ABC):
     """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters.
 
-    `needs`: the fields of `Granted` without which it can do nothing.
+    `needs`: the fields of `Granted` without which it can do nothing. `adapts`: whether it makes use of a known defense.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    adapts: ClassVar[bool] = False
 
     @abstractmethod
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from defenses.defense import UpdateDefense
 from learning.catalogue import NotNegative, settings
-from learning.tensors import Update
+from learning.tensors import Tensors, Update
 
 
 @settings
@@ -62,6 +62,11 @@ class Sign(UpdateDefense):
         if self.scale == "one":
             return update.map(torch.sign)
         return update.map(lambda tensor: tensor.sign() * tensor.double().abs().mean().to(tensor.dtype))
+
+    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors]:
+        """Everything that has these signs."""
+        low = {name: torch.where(tensor > 0, 0, -torch.inf) for name, tensor in shared.items()}
+        return low, {name: torch.where(tensor < 0, 0, torch.inf) for name, tensor in shared.items()}
 
 
 def _rounded(tensor: Tensor, levels: int, rng: torch.Generator | None) -> Tensor:

@@ -5,12 +5,14 @@ attack, memory holds no more than is in flight, and a run that was killed goes o
 """
 
 import threading
+from dataclasses import replace
 from functools import lru_cache
 
 from torch import nn
 
 from attacks import Granted, Observation
 from attacks.workers import Job, Outcome, Pool
+from defenses import Known
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Batch, derived_seed, load_state
 from learning.training import set_mode
@@ -55,7 +57,10 @@ class Interrogation:
         named, grants = self._attacks[name]
         cell = self._ledger.plan.cells[victim.cell]
         seed = derived_seed(cell.seed, "attack", name, victim.round, victim.client)
-        return Job((victim, name), named.attack, self.observation(victim, grants), seed)
+        observation = self.observation(victim, grants)
+        if named.knows_defense:
+            observation = replace(observation, granted=replace(observation.granted, defense=Known(cell.defense.chain)))
+        return Job((victim, name), named.attack, observation, seed)
 
     def observation(self, victim: Victim, grants: Grants) -> Observation:
         """What the server knew of that update, and what the study grants beside it."""
