@@ -103,7 +103,9 @@ class InvertingGradients(Attack):
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         victim = victim_of(observation, reference.dtype)
         found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
-        known = insight(observation, victim, found, DISTANCES[self.distance], variables["images"], rng)
+        known = insight(
+            observation, victim, found, DISTANCES[self.distance], self._pictures(variables), variables.get("labels"), rng
+        )
         variables |= known.inside
         large = work(victim, observation.image_shape) >= LARGE
         both = self.signed == "auto" and not large

@@ -8,8 +8,8 @@ of what the defense's own code says, in four parts:
    there is assumed: of several draws the one is kept whose pictures match best after a short descent.
 2. Instead of the guess's gradient, its expectation behind the defense is compared; or only that is counted which contradicts
    the update, where a defense tells between which bounds a gradient lies.
-3. Of what is left the deviation is measured, by defending gradients of the attacker's own pictures: parameters count by how
-   little noise is in them, and the more noise there is, the more the prior counts.
+3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, the more
+   the prior counts.
 4. The noise inside of a model (PRECODE) is sought together with the pictures.
 """
 
@@ -32,9 +32,8 @@ from learning.tensors import Tensors
 DRAWS, TRIES = 8, 40  # different draws that are assumed at most, and how many are drawn to find them
 SHORT = 5  # a short descent has one in so many of the iterations
 SAMPLES, SCALINGS = 4, 6  # draws that measure the noise, and those before them that find the gradient's size
-LEAST_NOISE = 0.1  # of the noisiest parameter's: nothing counts for more than that allows
-QUIET, LOUD = 1e-9, 10.0  # noise over signal, both squared: what counts as none, and as no more than that
-VARIATION = 0.1  # weight of the total variation where there is as much noise as signal
+NONE, TINY = 1e-6, 1e-30  # noise over signal, both squared, that counts as none; what a length is at least, to divide by it
+VARIATION = 0.2  # weight of the total variation where there is nothing but noise
 NORMAL = 1e-3  # weight of the prior of noise inside of the model
 NOISE = "noise of "  # what such noise is called among the variables, before the bottleneck's name
 
@@ -116,11 +115,13 @@ def insight(
     gradient: GradientOf,
     distance: Distance,
     images: Float[Tensor, "restarts batch channels height width"],
+    labels: Float[Tensor, "restarts batch classes"] | None,
     rng: torch.Generator,
 ) -> Insight:
     """What to match, from what would be matched by somebody who knows of no defense.
 
-    `images`: the restarts' first pictures. Where nothing is known, it is what was given.
+    `images`: the restarts' first pictures; `labels`: their rows, if they are not sought too. Where nothing is known, it is
+    what was given.
     """
     defense = observation.granted.defense
     if defense is None:
@@ -132,7 +133,6 @@ def insight(
         for name, module in bottlenecks(victim.model).items()
         if observation.steps == 1
     }
-
     examples = defense.examples(images.shape[1:])
 
     def behind(pictures: Tensor, rows: Tensor, sought: Tensors) -> Tensors:
@@ -144,14 +144,13 @@ def insight(
 
     if (bounds := defense.bounds(shared)) is not None:
         return Insight(behind, contradiction(*bounds), inside=inside)
-    rows = torch.full((size, observation.classes), 1 / observation.classes).to(images)
-    noise, ratio = deviations(defense, victim, images[0], rows, shared, rng)
+    rows = torch.full((size, observation.classes), 1 / observation.classes) if labels is None else labels[0]
+    noise = noise_share(defense, victim, images[0], rows.to(images), shared, rng)
 
-    def weighed(found: Tensors, wanted: Tensors) -> Tensor:
-        expected = defense.expected(found, wanted)
-        return distance({n: expected[n] / noise[n] for n in wanted}, {n: t / noise[n] for n, t in wanted.items()})
+    def expected_distance(found: Tensors, wanted: Tensors) -> Tensor:
+        return distance(defense.expected(found, wanted), wanted)
 
-    return Insight(behind, weighed, VARIATION * ratio, inside)
+    return Insight(behind, expected_distance, VARIATION * noise, inside)
 
 
 def contradiction(low: Tensors, high: Tensors) -> Distance:
@@ -172,40 +171,30 @@ def contradiction(low: Tensors, high: Tensors) -> Distance:
 
 
 @torch.no_grad()
-def deviations(
+def noise_share(
     defense: KnownDefense, victim: Victim, images: Tensor, rows: Tensor, shared: Tensors, rng: torch.Generator
-) -> tuple[dict[str, float], float]:
-    """The defense's noise, measured: its deviation in each parameter, and its square over that of what it leaves of a gradient.
+) -> float:
+    """How much of what was shared is the defense's noise, measured: the share of the squared length, from 0 to 1.
 
     The gradient is that of the attacker's own pictures, in the length in which the defense makes of it something as long as
-    what was shared. Deviations are in units of the greatest, and no less than `LEAST_NOISE` of it; 1 where there is no noise.
+    what was shared. What is in the direction of what is expected is no noise.
     """
     own = victim.gradient(images, rows)
     scale, length = 1.0, _length(shared)
-    for _ in range(SCALINGS):
-        scale *= length / max(_length(_made(defense, victim, own, scale, images, rows, rng)[0]), 1e-30)
-    squares, kept = dict.fromkeys(own, 0.0), 0.0
-    for _ in range(SAMPLES):
-        made, expected = _made(defense, victim, own, scale, images, rows, rng)
-        along = sum(float((made[n] * expected[n]).sum()) for n in own) / max(_length(expected) ** 2, 1e-30)
-        kept += along**2 * _length(expected) ** 2
-        for name in own:
-            squares[name] += float((made[name] - along * expected[name]).square().sum())
-    total = sum(squares.values())
-    if total <= QUIET * kept:
-        return dict.fromkeys(own, 1.0), 0.0
-    roots = {name: (square / own[name].numel()) ** 0.5 for name, square in squares.items()}
-    greatest = max(roots.values())
-    return {name: max(root / greatest, LEAST_NOISE) for name, root in roots.items()}, total / max(kept, total / LOUD)
-
-
-def _made(
-    defense: KnownDefense, victim: Victim, own: Tensors, scale: float, images: Tensor, rows: Tensor, rng: torch.Generator
-) -> tuple[Tensors, Tensors]:
-    """What the defense makes of the gradient in that length, and what it is expected to make."""
-    given = {name: scale * tensor for name, tensor in own.items()}
-    made = defense.shared(given, victim.model, images, rows, rng)
-    return made, defense.expected(given, made)
+    noise = signal = 0.0
+    for attempt in range(SCALINGS + SAMPLES):
+        given = {name: scale * tensor for name, tensor in own.items()}
+        made = defense.shared(given, victim.model, images, rows, rng)
+        expected = defense.expected(given, made)
+        along = sum(float((made[name] * tensor).sum()) for name, tensor in expected.items()) / max(_length(expected), TINY)
+        left = _length(made) ** 2 - along**2  # by Pythagoras
+        if attempt == 0 and left <= NONE * along**2:
+            return 0.0
+        if attempt < SCALINGS:
+            scale *= length / max(_length(made), TINY)
+        else:
+            noise, signal = noise + left, signal + along**2
+    return noise / (noise + signal)
 
 
 def _length(gradient: Tensors) -> float:

@@ -31,8 +31,8 @@ from tests.defenses.behind import changed, network, pictures, same
 
 # What is shared is on average, and over all that was not told by it, in the direction of what is expected.
 LEAVE_THE_MEAN: list[tuple[Defense, ...]] = [
-    (GaussianNoise(std=0.1),),
-    (LaplacianNoise(std=0.1),),
+    (GaussianNoise(std=0.05),),
+    (LaplacianNoise(std=0.05),),
     (NormClipping(max_norm=0.1),),
     (MagnitudePruning(keep=0.3),),
     (RandomPruning(keep=0.3),),
@@ -41,7 +41,7 @@ LEAVE_THE_MEAN: list[tuple[Defense, ...]] = [
     (Ternary(clip=0.0),),
     (Soteria(layer="4", prune=0.5),),
     (Outpost(noise=0.05, prune=0.5),),
-    (NormClipping(max_norm=1.0), GaussianNoise(std=0.1)),
+    (NormClipping(max_norm=1.0), GaussianNoise(std=0.05)),
     (MagnitudePruning(keep=0.3), RandomPruning(keep=0.5)),
 ]
 
