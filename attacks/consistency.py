@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
+from attacks.exact.layers import entry
 from attacks.labels.last_layer import LastLayer, common_input, last_layer
-from learning.tensors import parameters_of
+from learning.tensors import buffers_of, parameters_of
 
 SUM, EXCESS = 1e-3, 1.01  # how far the sum may be from zero, as a share of the entries; how large the positive part may be
 LIKE, UNLIKE = 0.05, 0.12  # mean distance of counts from whole numbers: of right ones, of wrong ones (0.25 at random)
+AGREEING, ALIKE, OTHER_RATE = 3, 0.05, 1.6  # classes that agree on a learning rate, how closely, how far from the one said
+SAME, OUTSIDE = 1e-4, 0.01  # how closely units agree on a pixel that all pictures share; how far it is outside [0, 1]
 
 
 def foreign(observation: Observation) -> list[str]:
@@ -37,7 +40,7 @@ def misfits(observation: Observation) -> list[str]:
         return [f"'{broken[0]}' holds numbers that are not finite"]
     if not any(tensor.any() for tensor in shared.values()):
         return ["the update is zero throughout: nothing was learned, or nothing is shared"]
-    return _last_layer_misfits(observation)
+    return _last_layer_misfits(observation) + _buffer_misfits(observation) + _normalisation_misfits(observation)
 
 
 def _last_layer_misfits(observation: Observation) -> list[str]:
@@ -56,7 +59,12 @@ def _last_layer_misfits(observation: Observation) -> list[str]:
             f"cross-entropy, weight decay was on, or a defense changed the update"
         )
     positive = float(gradient.clamp_min(0).sum())
-    if positive > EXCESS:
+    if times := _times_too_large(layer, gradient, observation.examples):
+        found.append(
+            f"the update is {times:.2g} times what it would be: the learning rate, the number of steps, the momentum or the "
+            f"number of examples is not what was said, or the loss was summed and not averaged"
+        )
+    elif positive > EXCESS:
         found.append(
             f"the last bias's gradient is {positive:.3g} times larger than a mean cross-entropy's can be: the learning rate, "
             f"the number of steps or the momentum is not what was said, or the loss was summed and not averaged"
@@ -68,14 +76,74 @@ def _last_layer_misfits(observation: Observation) -> list[str]:
     return found
 
 
-def _reversed(layer: LastLayer, gradient: Tensor, examples: int) -> bool:
-    """Whether the gradient's opposite gives counts that are whole and not negative, and the gradient itself does not.
+def _times_too_large(layer: LastLayer, gradient: Tensor, examples: int) -> float | None:
+    """By how much the gradient is too large, where the classes that the batch lacks agree on it, and it is not nearly one.
 
-    The probabilities are those of the rank-one embedding, in which the sign cancels: so this speaks of models that answer all
-    pictures nearly alike, and is silent elsewhere.
+    Of a class without examples the entry is the class's mean probability, and no other class has a larger share of its own.
+    The counts must be whole with that size, and not as it came.
+    """
+    seen = _seen(layer, gradient)
+    shares = (gradient / seen).sort(descending=True).values[:AGREEING]
+    times = float(shares.mean())
+    if len(shares) < AGREEING or shares[-1] <= 0 or float(shares[0] / shares[-1]) > 1 + ALIKE:
+        return None
+    fits = _off_whole(examples * (seen - gradient / times)) < LIKE < _off_whole(examples * (seen - gradient))
+    return times if fits and max(times, 1 / times) > OTHER_RATE else None
+
+
+def _seen(layer: LastLayer, gradient: Tensor) -> Tensor:
+    """The probabilities that the model answers to the rank-one embedding, in which the gradient's sign and size cancel.
+
+    So what rests on them speaks of models that answer all pictures nearly alike, and is silent elsewhere.
     """
     bias = torch.zeros_like(gradient) if layer.bias is None else layer.bias
-    seen = torch.softmax(layer.weight @ common_input(layer.weight_gradient, gradient) + bias, 0)
-    counts = [examples * (seen - sign * gradient) for sign in (1, -1)]
-    here, opposite = (float(((n - n.round()).abs() + (-n).clamp_min(0)).mean()) for n in counts)
-    return here > UNLIKE and opposite < LIKE
+    return torch.softmax(layer.weight @ common_input(layer.weight_gradient, gradient) + bias, 0)
+
+
+def _off_whole(counts: Tensor) -> float:
+    """Mean distance of counts from whole numbers that are not negative."""
+    return float(((counts - counts.round()).abs() + (-counts).clamp_min(0)).mean())
+
+
+def _buffer_misfits(observation: Observation) -> list[str]:
+    """Running statistics that moved where the client was to leave them, or stood where they were to move."""
+    sent, back = buffers_of(observation.model), observation.update.buffers
+    moved = [not torch.equal(back[name], sent[name]) for name in sent if name in back and "running_" in name]
+    if moved and not any(moved) and observation.training.batch_norm == "train":
+        return ["BatchNorm's running statistics came back as they were: the client normalised by them (batch_norm = 'eval')"]
+    if any(moved) and observation.training.batch_norm == "eval":
+        return ["BatchNorm's running statistics moved: the client normalised by its batches (batch_norm = 'train')"]
+    return []
+
+
+def _normalisation_misfits(observation: Observation) -> list[str]:
+    """A pixel that all pictures share (a black edge) is read off a first linear layer, whose units all agree on it."""
+    try:
+        first = entry(observation)
+    except NotApplicable:
+        return []
+    (layer,) = first.layers
+    assert first.slope is not None
+    assert first.offset is not None
+    if layer.bias is None:
+        return []
+    of_bias = layer.gradient[:, -1]
+    strong = of_bias.abs() > 0.1 * of_bias.abs().max()
+    if int(strong.sum()) < AGREEING:
+        return []
+    inputs = layer.gradient[strong, :-1] / of_bias[strong, None]
+    agreed = inputs.std(0) < SAME * inputs.abs().mean(0)
+    pixels = ((inputs.mean(0) - first.offset) / first.slope)[agreed]
+    outside = pixels[(pixels < -OUTSIDE) | (pixels > 1 + OUTSIDE)]
+    if not len(outside):
+        return []
+    return [
+        f"a pixel that was the same in all pictures had the value {float(outside[0]):.3g}, and pictures lie in [0, 1]: they "
+        f"were normalised by other constants than is said"
+    ]
+
+
+def _reversed(layer: LastLayer, gradient: Tensor, examples: int) -> bool:
+    """Whether the gradient's opposite gives counts that are whole and not negative, and the gradient itself does not."""
+    seen = _seen(layer, gradient)
+    return _off_whole(examples * (seen - gradient)) > UNLIKE and _off_whole(examples * (seen + gradient)) < LIKE

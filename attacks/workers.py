@@ -146,15 +146,14 @@ class _Running:
 class RayPool(Pool):
     """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
 
-    A worker that dies is replaced and its job tried once more; a job that kills two workers, or outlasts `timeout` seconds on
-    a worker that is up, is a failed outcome. A worker that does not come up fails one job and is tried again.
+    A worker that dies, alone or with its machine, is replaced and its job tried once more; a job that kills two workers, or
+    outlasts `timeout` seconds on a worker that is up, is a failed outcome. A worker that does not come up is tried again, and
+    fails one job where no other worker is up.
     """
 
     def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float):
         self.capacity = max(queue, workers)
         self._threads, self._gpus, self._timeout = threads, gpus, timeout
-        has_own = ray.cluster_resources().get(RESOURCE, 0) >= workers
-        self._resources = {RESOURCE: 1} if has_own else {}
         self._workers: list[Any] = [None] * workers
         self._starting: dict[Any, tuple[int, float]] = {}
         self._idle: list[int] = []
@@ -179,7 +178,7 @@ class RayPool(Pool):
             try:
                 outcomes.append(ray.get(reference))
                 self._idle.append(running.worker)
-            except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError):
+            except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError):
                 outcomes += self._died(running, "the worker died")
             except ray.exceptions.RayError as error:
                 self._idle.append(running.worker)
@@ -204,6 +203,7 @@ class RayPool(Pool):
             ray.kill(worker)
 
     def _died(self, running: _Running, reason: str) -> list[Outcome]:
+        ray.kill(self._workers[running.worker])  # where its outcome was lost on the way it is still there
         self._start(running.worker)
         if running.tries == 1:
             self._waiting.insert(0, (running.job, 2))
@@ -211,7 +211,9 @@ class RayPool(Pool):
         return [Outcome(running.job.key, "failed", f"{reason}, and so did the one that tried again")]
 
     def _start(self, worker: int) -> None:
-        options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": self._resources, "max_restarts": 0}
+        enough = ray.cluster_resources().get(RESOURCE, 0) >= len(self._workers)  # fewer, where a machine is gone
+        resources = {RESOURCE: 1} if enough else {}
+        options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": resources, "max_restarts": 0}
         self._workers[worker] = ray.remote(Worker).options(**options).remote(self._threads)  # pyright: ignore
         self._starting[self._workers[worker].ready.remote()] = (worker, time.monotonic() + START)
 
@@ -226,7 +228,9 @@ class RayPool(Pool):
 
     def _not_up(self, worker: int, reason: str) -> list[Outcome]:
         self._start(worker)
-        return [Outcome(self._waiting.pop(0)[0].key, "failed", reason)] if self._waiting else []
+        if self._idle or self._running or not self._waiting:
+            return []
+        return [Outcome(self._waiting.pop(0)[0].key, "failed", reason)]
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:

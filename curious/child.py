@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 PROMPT = {  # set before Flower and Ray are imported: both call home, and talk, unless told otherwise
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -23,7 +23,7 @@ PROMPT = {  # set before Flower and Ray are imported: both call home, and talk, 
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-WRONG_INPUT, CRASHED, WITH_FAILURES = 2, 1, 3
+WRONG_INPUT, CRASHED, WITH_FAILURES, LOST = 2, 1, 3, 75  # lost: with a machine or process; another child may go on
 
 
 def main() -> int:
@@ -63,7 +63,7 @@ def _work(task: dict[str, Any], events: TextIO) -> int:
         if task["kind"] == "run":
             from curious.simulation import simulate
 
-            simulate(ledger, resources, task["address"])
+            simulate(ledger, resources, task["address"], on_loss=_lost if task["patient"] else None)
         else:
             from server.app import attack_all
 
@@ -75,6 +75,11 @@ def _work(task: dict[str, Any], events: TextIO) -> int:
         failed = counts["failed clients"] + counts["failed attacks"]
         _say(events, "finished", report=str(report), counts=counts, digest=ledger.digest())
         return WITH_FAILURES if failed else 0
+
+
+def _lost(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr, flush=True)
+    os._exit(LOST)
 
 
 def _opened(task: dict[str, Any], events: TextIO) -> Any:

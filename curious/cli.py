@@ -1,5 +1,6 @@
 """The command `curious`."""
 
+import contextlib
 import csv
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -72,6 +73,28 @@ def report(run_dir: RUN_DIR) -> None:
             console.print(str(write_report(ledger)), soft_wrap=True, markup=False)
     except (SettingsError, ValueError) as error:
         _refuse(str(error))
+
+
+@app.command()
+def watch(
+    run_dir: RUN_DIR,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 is any that is free.")] = 8642,
+    host: Annotated[
+        list[str] | None,
+        typer.Option("--host", metavar="NAME", help="Another name to answer to, as behind a proxy."),
+    ] = None,
+) -> None:
+    """Shows the report of a run in the browser while the run goes on, on this machine alone. Ctrl-C ends it."""
+    from curious.watch import Watch
+    from learning.catalogue import SettingsError
+
+    try:
+        server = Watch(run_dir, port, host or ())
+    except SettingsError as error:
+        _refuse(str(error))
+    console.print(f"{run_dir} at {server.address} (Ctrl-C ends this, and not the run)", soft_wrap=True, markup=False)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
 
 
 @app.command()

@@ -19,7 +19,10 @@ import psutil
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from curious.child import LOST
+
 INTERRUPTED = 130
+MOST_LOSSES = 8  # of clients with the machine or process that they ran on; what is lost after that counts as failed
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -27,9 +30,21 @@ def supervise(task: dict[str, Any], console: Console) -> tuple[int, dict[str, An
     """Runs the task in a process of its own. Returns the exit code and what the process said at its end, if it came to it.
 
     Wrong input and crashes are printed in words. On Ctrl-C the process and all its descendants are killed, which a ledger
-    survives.
+    survives. A process that lost clients with a machine of the cluster is followed by another one, on the machines that remain.
     """
     _adopt_orphans()
+    for _ in range(MOST_LOSSES):
+        code, last = _supervised(task | {"patient": True}, console)
+        if code != LOST:
+            return code, last
+        console.print(
+            "Clients were lost with the machine or process that they ran on; going on with what remains.", style="yellow"
+        )
+        task |= {"resume": True}
+    return _supervised(task | {"patient": False}, console)
+
+
+def _supervised(task: dict[str, Any], console: Console) -> tuple[int, dict[str, Any] | None]:
     with _scratch() as scratch, tempfile.TemporaryFile() as errors:
         environment = os.environ | {"CURIOUS_SCRATCH": scratch, "PYTHONPATH": _python_path()}
         child = subprocess.Popen(
@@ -52,6 +67,8 @@ def supervise(task: dict[str, Any], console: Console) -> tuple[int, dict[str, An
             _kill_descendants()
         if last.get("event") in ("wrong", "crashed"):
             console.print(last["text"], style="red", markup=False, highlight=False, soft_wrap=True)
+            return code, None
+        if code == LOST:
             return code, None
         if last.get("event") != "finished":
             errors.seek(0)

@@ -59,17 +59,6 @@ def main(grid: Grid, context: Context) -> None:
         serve(grid, ledger, plan.study.resources)
 
 
-def server_app(ledger: Ledger, resources: Resources) -> ServerApp:
-    """A server app that goes on with a run."""
-    running = ServerApp()
-
-    @running.main()
-    def main(grid: Grid, context: Context) -> None:
-        serve(grid, ledger, resources)
-
-    return running
-
-
 def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
     """Trains what the ledger lacks of every federation and attacks every recorded update, while or after."""
     plan, training_is_over = ledger.plan, threading.Event()
@@ -131,7 +120,7 @@ def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> No
             done = -1  # its state is not kept: its rounds are repeated, and come out the same
         mine = {node: client for node, client in clients.items() if client < federation.clients}
         updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
-        strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
+        strategy = _GoingOn(CuriousStrategy(updates, log, mine, federation.secure_aggregation), ledger, cell.index, done)
         model = initial_model(cell)
         strategy.start(
             grid,

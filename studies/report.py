@@ -29,8 +29,10 @@ from studies.evidence import Evidence, Picked, Point
 from studies.ledger import Ledger, Result, Victim
 from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
+from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
+from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them
@@ -46,11 +48,12 @@ def write_report(ledger: Ledger) -> Path:
     write_csv(ledger, ledger.folder / "results.csv")
     path = ledger.folder / "report.html"
     unfinished = path.with_name(".report.html")
-    unfinished.write_text(_page(ledger), encoding="utf-8")
+    unfinished.write_text(page(ledger), encoding="utf-8")
     return unfinished.replace(path)
 
 
-def _page(ledger: Ledger) -> str:
+def page(ledger: Ledger) -> str:
+    """The report as it stands now; nothing is written."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
@@ -62,7 +65,7 @@ def _page(ledger: Ledger) -> str:
     restorations = lines(evidence)
     return template.render(
         study=ledger.plan.study,
-        progress=_progress(ledger),
+        progress=progress(ledger),
         points=points,
         sentences=sum(len(point.findings) for point in points) <= SHOWN_SENTENCES,
         shown=SHOWN_SETTINGS,
@@ -72,6 +75,10 @@ def _page(ledger: Ledger) -> str:
         galleries=pictures,
         galleries_left_out=pictures_left_out,
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
+        tradeoffs={setting: found for setting in evidence.settings if (found := tradeoffs(evidence, setting))},
+        losses=LOSSES,
+        prices=prices(evidence),
+        priced=PRICED,
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),
@@ -92,7 +99,8 @@ def _restoration_plots(evidence: Evidence, found: list[RestorationLine]) -> list
 # how far the run is
 
 
-def _progress(ledger: Ledger) -> dict[str, Any]:
+def progress(ledger: Ledger) -> dict[str, Any]:
+    """The ledger's counts beside what the study comes to in all; `over`: whether nothing is left to do."""
     counts, plan = ledger.counts(), ledger.plan
     rounds = sum(cell.study.rounds for cell in plan.cells)
     updates = sum(len(cell.recorded()) for cell in plan.cells)
@@ -194,7 +202,9 @@ def _sheet(evidence: Evidence, setting: str, attack: str, chosen_by: str, picked
     cell = evidence.cells[setting, chosen_by, picked.seed]
     true = truth(cell, Victim(cell.index, picked.round, picked.client)).images
     count = min(SHOWN_PICTURES, len(true))
-    who = f"client {picked.client}, round {picked.round}, seed {picked.seed}"
+    behind = cell.behind(picked.round, picked.client)
+    whose = f"client {picked.client}" if len(behind) == 1 else f"the sum of {len(behind)} clients"
+    who = f"{whose}, round {picked.round}, seed {picked.seed}"
     note = who if count == len(true) else f"{who}; the first {count} of {len(true)} pictures"
     originals = [_shown(true[i], f"True picture {i + 1} of {who}", "") for i in range(count)]
     lines = []
@@ -292,6 +302,7 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         "models": [model for model in models if model is not None],
         "starts": list(starts),
         "strategy": each(lambda s: s.federation.strategy),
+        "secure": sorted({study.federation.secure_aggregation for study in studies}),
         "clients": each(lambda s: s.federation.clients),
         "per_round": each(lambda s: s.federation.clients_per_round),
         "rounds": each(lambda s: s.federation.rounds),

@@ -1,5 +1,8 @@
 """One update of anybody's model: whether it fits, what comes back, and errors that teach."""
 
+import copy
+import dataclasses
+
 import lxml.html
 import pytest
 import torch
@@ -32,8 +35,12 @@ def net():
 
 
 def audited(update, **changed) -> Audit:
+    return audited_as(MODEL, update, **changed)
+
+
+def audited_as(model, update, **changed) -> Audit:
     asked = {"image_shape": SHAPE, "classes": 10, "examples": 8, "attacks": LABELS} | changed
-    return audit(MODEL, update, **asked)
+    return audit(model, update, **asked)
 
 
 def restored(found: Audit) -> list[int]:
@@ -71,6 +78,44 @@ def test_weights_that_came_back_are_as_good_as_the_delta():
 )
 def test_what_does_not_fit_is_said_in_words(change, said):
     assert any(said in sentence for sentence in audited(change(gradient(MODEL, BATCH))).misfits)
+
+
+@pytest.mark.parametrize("times", [0.1, 0.5, 2.0, 5.0])
+@pytest.mark.parametrize("seed", range(5))
+def test_another_learning_rate_than_is_said_is_told_by_how_much(times, seed):
+    four = Batch(BATCH.images[seed : seed + 4], BATCH.labels[seed : seed + 4])
+    order = Training(shared="delta", batch_size=4, learning_rate=0.1 * times)
+    update = local_update(MODEL, four, order, generator("audit")).parameters
+    said = Training(shared="delta", batch_size=4, learning_rate=0.1)
+    assert audited(update, examples=4, kind="delta", training=order).misfits == []
+    (sentence,) = audited(update, examples=4, kind="delta", training=said).misfits
+    told = float(sentence.partition("the update is ")[2].partition(" times what it would be")[0])
+    assert told == pytest.approx(times, rel=0.05)
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [((0.5,), (0.5,)), ((0.1307,), (0.3081,))])
+def test_another_normalisation_than_is_said_is_read_off_a_black_pixel(mean, deviation):
+    torch.manual_seed(0)
+    inner = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    update = gradient(Normalized(inner, mean, deviation), BATCH)
+    assert audited_as(Normalized(inner, mean, deviation), update).misfits == []
+    (sentence,) = audited_as(inner, {name.removeprefix("model."): tensor for name, tensor in update.items()}).misfits
+    assert f"had the value {-mean[0] / deviation[0]:.3g}" in sentence
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_running_statistics_say_how_the_client_normalised(mode):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 10)
+    )
+    order = Training(shared="delta", batch_size=8, learning_rate=0.1, batch_norm=mode, buffers="sent")
+    update = local_update(copy.deepcopy(model), BATCH, order, generator("audit"))
+    named = update.parameters | update.buffers | {"1.num_batches_tracked": torch.tensor(1)}
+    assert audited_as(model, named, kind="delta", training=order).misfits == []
+    other = dataclasses.replace(order, batch_norm="eval" if mode == "train" else "train")
+    (sentence,) = audited_as(model, named, kind="delta", training=other).misfits
+    assert f"(batch_norm = '{mode}')" in sentence
 
 
 def test_an_update_of_another_model_is_refused_by_name():

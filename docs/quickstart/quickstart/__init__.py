@@ -1,0 +1,1 @@
+"""A Flower app as it comes: a small convolutional network on digits, whose clients send their new weights."""

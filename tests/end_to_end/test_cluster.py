@@ -1,0 +1,42 @@
+"""The study `quick` on a Ray cluster of three machines, which are three groups of processes on this one."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from attacks.workers import RESOURCE
+from tests.end_to_end.test_processes import contents, finished, has_results, started, wait_for, whole  # noqa: F401
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")]
+
+
+@contextlib.contextmanager
+def cluster_of_three() -> Iterator[tuple[Cluster, list]]:
+    """A head that computes nothing, and two machines with a processor and room for an attack worker each."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        try:
+            yield cluster, [cluster.add_node(num_cpus=1, resources={RESOURCE: 1}) for _ in range(2)]
+        finally:
+            cluster.shutdown()
+
+
+@pytest.mark.parametrize("results", [0, 8])
+def test_a_machine_that_dies_at_the_start_or_in_the_middle_changes_nothing(whole, tmp_path, results):  # noqa: F811
+    out = tmp_path / "run"
+    with cluster_of_three() as (cluster, machines):
+        process = started(out, "--address", cluster.address, "--workers", "2")
+        try:
+            wait_for(lambda: has_results(out, results))
+            cluster.remove_node(machines[0], allow_graceful=False)
+            told, complained = process.communicate(timeout=600)
+        finally:
+            process.kill()
+    assert process.returncode == 0, complained
+    assert contents(out) == whole[:2]
+    assert told.splitlines()[-2] == whole[2].splitlines()[-2]
+    assert told.splitlines()[-2].startswith("ledger ")
