@@ -43,12 +43,17 @@ class KnownDefense(Protocol):
         """What to compare with `shared`, a gradient that left the defenses, instead of `found`, a guess of what entered."""
         ...
 
-    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors] | None:
-        """Between which gradients lie those of which the defenses make `shared`; None where `expected` says more."""
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """How unlikely it is that the defenses make `shared` of `found`; None where the distance to `expected` says as much."""
         ...
 
-    def shared(self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, rng: torch.Generator) -> Tensors:
-        """One draw of what leaves the defenses where that gradient, of those pictures, enters."""
+    def shared(
+        self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator
+    ) -> Tensors:
+        """One draw of what leaves the defenses where that gradient, of those pictures, enters: a gradient again.
+
+        `scale`: how often the gradient the update is, in whose units the defenses of the round are set.
+        """
         ...
 
 
@@ -101,12 +106,18 @@ class Observation:
         """
         if self.training.shared == "gradient":
             return self.update.parameters
+        return {name: tensor / self.scale for name, tensor in self.update.parameters.items()}
+
+    @property
+    def scale(self) -> float:
+        """What the gradient is multiplied by to be the update."""
+        if self.training.shared == "gradient":
+            return 1.0
         momentum, weight, total = self.training.momentum, 0.0, 0.0
         for _ in range(self.steps):
             weight = momentum * weight + 1
             total += weight
-        scale = -self.training.learning_rate * total
-        return {name: tensor / scale for name, tensor in self.update.parameters.items()}
+        return -self.training.learning_rate * total
 
 
 @dataclass(frozen=True)

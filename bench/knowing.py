@@ -4,9 +4,9 @@
 
 MNIST, the untrained sigmoid LeNet of DLG, one picture an update (two where the defense mixes pictures), labels given to both.
 A victim has its own pictures, model, draws and start, by its number; both attackers get the same start and the same settings.
-No victim is left out, nothing is chosen. A row: mean PSNR of both and the gain; how often the picture nearest to a restored one,
-among `GALLERY` of which one or two are the client's, is the client's own (by chance: one in so many a picture). Intervals: 95 %,
-by a paired bootstrap over victims. The attack's constants were tuned on other pictures and models (`--tuning`).
+No victim is left out, nothing is chosen. A row: mean PSNR of both and the gain; how often the picture nearest to a restored
+one, among `GALLERY` of which one or two are the client's, is the client's own (by chance: one in so many a picture). Intervals:
+95 %, by a paired bootstrap over victims. The attack's constants were tuned on other pictures and models (`--tuning`).
 
 One thread. `--total-variation`: of both; the knowing attacker raises it where it measures noise.
 """
@@ -98,6 +98,12 @@ def derived(split: str, number: int) -> int:
     return number + 1_000_000 * (split == "tuning")
 
 
+def restored(attack: InvertingGradients, observation: Observation, rng: torch.Generator) -> Tensor:
+    images = attack.reconstruct(observation, rng).images
+    assert images is not None
+    return images
+
+
 def recognised(found: Tensor, truth: Tensor, gallery: Tensor) -> float:
     """The share of the restored pictures whose nearest in the gallery is a true one that no other restored one has taken."""
     everything = torch.cat([truth, gallery[: GALLERY - len(truth)]])
@@ -133,9 +139,7 @@ def main() -> None:
         for number in range(settings.victims):
             observed, batch = victim(pictures, chain, size, number, split)
             told = replace(observed, granted=replace(observed.granted, defense=Known(chain)))
-            found = [attack.reconstruct(one, generator("start", split, number)).images for one in (observed, told)]
-            assert found[0] is not None
-            assert found[1] is not None
+            found = [restored(attack, one, generator("start", split, number)) for one in (observed, told)]
             outcomes.append(
                 Outcome(
                     *(decibels(images, batch.images) for images in found),

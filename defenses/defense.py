@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from learning.models import Architecture
 from learning.tensors import Batch, Tensors, Update
@@ -47,8 +47,11 @@ class Defense(ABC):
         """
         return found
 
-    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors] | None:
-        """Between which gradients lie all those that it makes `shared` of, where that says more than `expected` does."""
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """How unlikely it is that of `found` it makes `shared`, where the distance to what is expected tells much less.
+
+        Zero or more, least where `found` is what entered, and finite with a slope wherever it is not.
+        """
         return None
 
 

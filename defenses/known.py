@@ -38,11 +38,19 @@ class Known:
             found = defense.expected(found, shared)
         return found
 
-    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors] | None:
-        """Those of the last defense: what entered the others is not known from what left it."""
-        return self.chain[-1].bounds(shared) if self.chain else None
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """By the last defense, from what is expected behind the others."""
+        if not self.chain:
+            return None
+        for defense in self.chain[:-1]:
+            found = defense.expected(found, shared)
+        return self.chain[-1].unlikelihood(found, shared)
 
-    def shared(self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, rng: torch.Generator) -> Tensors:
+    def shared(
+        self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator
+    ) -> Tensors:
         others = [defense for defense in self.chain if not isinstance(defense, BatchDefense)]
-        compute = around(others, lambda model, batch, rng: Update(gradient))
-        return compute(model, SoftBatch(images, rows), rng).parameters
+        step = around([one for one in others if one.wraps == "step"], lambda model, batch, rng: Update(gradient))
+        of_the_round = [one for one in others if one.wraps == "round"]
+        compute = around(of_the_round, lambda *given: step(*given).map(lambda tensor: scale * tensor))
+        return {name: tensor / scale for name, tensor in compute(model, SoftBatch(images, rows), rng).parameters.items()}

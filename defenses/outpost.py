@@ -46,7 +46,8 @@ class Outpost(Defense):
         return Update(shared, update.buffers)
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
-        return survivors(found, shared)
+        left = survivors(found, shared)  # what is pruned, and gets noise, is not zero
+        return MagnitudePruning(keep=1 - self.prune).change(Update(left), torch.Generator()).parameters if self.prune else left
 
 
 def risk(weights: Tensor) -> float:

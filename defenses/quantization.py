@@ -63,10 +63,17 @@ class Sign(UpdateDefense):
             return update.map(torch.sign)
         return update.map(lambda tensor: tensor.sign() * tensor.double().abs().mean().to(tensor.dtype))
 
-    def bounds(self, shared: Tensors) -> tuple[Tensors, Tensors]:
-        """Everything that has these signs."""
-        low = {name: torch.where(tensor > 0, 0, -torch.inf) for name, tensor in shared.items()}
-        return low, {name: torch.where(tensor < 0, 0, torch.inf) for name, tensor in shared.items()}
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor:
+        """The magnitudes that have another sign, a mean over all entries in units of each tensor's mean magnitude.
+
+        In units of its own mean a gradient comes no nearer to signs by shrinking.
+        """
+        wrong = [
+            (-found[name] * tensor.sign()).clamp_min(0).sum()
+            / found[name].abs().mean().clamp_min(torch.finfo(tensor.dtype).tiny)
+            for name, tensor in shared.items()
+        ]
+        return torch.stack(wrong).sum() / sum(tensor.numel() for tensor in shared.values())
 
 
 def _rounded(tensor: Tensor, levels: int, rng: torch.Generator | None) -> Tensor:

@@ -247,29 +247,33 @@ class VariationalBottleneck(nn.Module):
     """Draws a code from a normal distribution that the features set, and makes features of it again: PRECODE's module.
 
     Code = mean + exp(log-variance / 2) * noise (Kingma and Welling 2014), the noise drawn anew for every example in every
-    forward pass, in train mode and in eval mode alike, from PyTorch's global generator; a `noise` that is not empty is taken
-    instead, and zeros give the mean. `divergence`: of the codes drawn last from the standard normal distribution
-    (Kullback-Leibler, in nats, the mean over the examples), which is part of the loss, with the weight `weight`.
+    forward pass, in train mode and in eval mode alike, from PyTorch's global generator; one that is not `noisy` gives the
+    mean. `encoded`: means and log-variances of the last forward pass.
     """
 
-    divergence: Tensor | None = None
+    noisy = True
+    encoded: Float[Tensor, "batch twice_the_width"] | None = None
 
     def __init__(self, features: int, width: int, weight: float):
         super().__init__()
         self.weight = weight
         self.encoder, self.decoder = nn.Linear(features, 2 * width), nn.Linear(width, features)
-        self.register_buffer("noise", torch.empty(0), persistent=False)
-        self.noise: Tensor
 
     def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        mean, logarithm = self.encoder(features).chunk(2, 1)
-        self.divergence = ((mean.square() + logarithm.exp() - 1 - logarithm) / 2).sum(1).mean()
-        noise = self.noise if self.noise.numel() else torch.randn_like(mean)
-        return self.decoder(mean + (logarithm / 2).exp() * noise)
+        encoded = self.encoded = self.encoder(features)
+        mean, logarithm = encoded.chunk(2, 1)
+        return self.decoder(mean + (logarithm / 2).exp() * torch.randn_like(mean) if self.noisy else mean)
+
+    def divergence(self) -> Tensor | float:
+        """`weight` times the mean divergence of the last codes from a standard normal (Kullback-Leibler, in nats)."""
+        if self.encoded is None:
+            return 0.0
+        mean, logarithm = self.encoded.chunk(2, 1)
+        return self.weight * ((mean.square() + logarithm.exp() - 1 - logarithm) / 2).sum(1).mean()
 
     def __getstate__(self) -> dict[str, object]:
         """A copy's: what a forward pass left cannot be copied."""
-        return {name: value for name, value in self.__dict__.items() if name != "divergence"}
+        return {name: value for name, value in self.__dict__.items() if name != "encoded"}
 
 
 def bottlenecks(model: nn.Module) -> dict[str, VariationalBottleneck]:
@@ -279,15 +283,13 @@ def bottlenecks(model: nn.Module) -> dict[str, VariationalBottleneck]:
 
 def divergence(model: nn.Module) -> Tensor | float:
     """What the bottlenecks add to the loss of the forward pass just made; 0 where there are none."""
-    return sum(
-        (module.weight * module.divergence for module in bottlenecks(model).values() if module.divergence is not None), 0.0
-    )
+    return sum((module.divergence() for module in bottlenecks(model).values()), 0.0)
 
 
 def without_noise(model: nn.Module) -> nn.Module:
     """The model itself, whose bottlenecks give their mean from now on."""
     for module in bottlenecks(model).values():
-        module.noise = torch.zeros(1).to(module.encoder.weight)
+        module.noisy = False
     return model
 
 

@@ -139,7 +139,7 @@ class InvertingGradients(Attack):
 
         def prior(one: Tensors) -> Tensor:
             images = self._pictures(one)
-            total = variation * total_variation(images) + known.prior(one)
+            total = variation * total_variation(images)
             if self.colour_variation:
                 total = total + self.colour_variation * colour_variation(images)
             return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
@@ -149,7 +149,7 @@ class InvertingGradients(Attack):
 
         alone = {name: tensor[0] for name, tensor in variables.items()}
         steps = {step: difference(victim, wanted, known.distance, prior, step) for step in STEPS}
-        differs = large and not simulated and not self.joint_labels and not known.inside and self.box == "projection"
+        differs = large and not simulated and not self.joint_labels and known.direct and self.box == "projection"
         step = good_step(grad_and_value(loss), steps, alone) if differs else None
         if step is None:
             slope = exact(loss, variables, self.iterations, large)

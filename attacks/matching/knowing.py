@@ -6,11 +6,14 @@ of what the defense's own code says, in four parts:
 
 1. What is done to the examples before training is done to the pictures sought, and differentiated through. What was drawn
    there is assumed: of several draws the one is kept whose pictures match best after a short descent.
-2. Instead of the guess's gradient, its expectation behind the defense is compared; or only that is counted which contradicts
-   the update, where a defense tells between which bounds a gradient lies.
+2. Instead of the guess's gradient, its expectation behind the defense is compared; or, where a defense tells how unlikely it
+   is that it makes of the guess what was shared, that is what falls.
 3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, the more
    the prior counts.
-4. The noise inside of a model (PRECODE) is sought together with the pictures.
+4. Noise inside of the model (PRECODE) reaches what lies before it only through the slopes of the loss at one place, whose sum
+   is shared: so what lies before it is matched given these, and what they differ by among examples is sought.
+
+A client of several steps draws anew in every step; here one draw is assumed for all of them, and bottlenecks give their mean.
 """
 
 import math
@@ -21,7 +24,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad
+from torch.func import functional_call, grad
 
 from attacks.attack import KnownDefense, Observation, Reconstruction
 from attacks.matching.distances import Distance
@@ -34,8 +37,7 @@ SHORT = 5  # a short descent has one in so many of the iterations
 SAMPLES, SCALINGS = 4, 6  # draws that measure the noise, and those before them that find the gradient's size
 NONE, TINY = 1e-6, 1e-30  # noise over signal, both squared, that counts as none; what a length is at least, to divide by it
 VARIATION = 0.2  # weight of the total variation where there is nothing but noise
-NORMAL = 1e-3  # weight of the prior of noise inside of the model
-NOISE = "noise of "  # what such noise is called among the variables, before the bottleneck's name
+SLOPES = "slopes"  # what the slopes behind a bottleneck's noise are called among the variables
 
 
 @runtime_checkable
@@ -96,17 +98,14 @@ class Insight:
 
     `gradient`: of pictures and rows, and of all that is sought, by name: what enters the defenses of the update.
     `distance`: between it and what was shared. `variation`: the least weight of the total variation. `inside`: what else
-    is sought, one row a restart.
+    is sought, one row a restart. `direct`: whether the gradient is the victim's at the pictures and rows themselves.
     """
 
     gradient: Callable[[Tensor, Tensor, Tensors], Tensors]
     distance: Distance
     variation: float = 0.0
     inside: Tensors = field(default_factory=dict)
-
-    def prior(self, sought: Tensors) -> Tensor | float:
-        """Of the noise inside of the model: normal."""
-        return NORMAL * sum((sought[name].square().mean() for name in self.inside), 0.0)
+    direct: bool = True
 
 
 def insight(
@@ -126,72 +125,77 @@ def insight(
     defense = observation.granted.defense
     if defense is None:
         return Insight(lambda pictures, rows, _: gradient(pictures, rows), distance)
-    shared = observation.gradient()
-    restarts, size = images.shape[:2]
-    inside = {
-        NOISE + name: torch.randn(restarts, size, module.decoder.in_features, generator=rng).to(images)
-        for name, module in bottlenecks(victim.model).items()
-        if observation.steps == 1
-    }
-    examples = defense.examples(images.shape[1:])
+    shared, size = observation.gradient(), images.shape[1]
+    rows = torch.full((size, observation.classes), 1 / observation.classes) if labels is None else labels[0]
+    first, rows = images[0], rows.to(images)
+    examples = defense.examples(first.shape)
+    same = all(made is given for made, given in zip(examples(victim.model, first, rows), (first, rows), strict=True))
+    noisy = next(iter(bottlenecks(victim.model)), None) if observation.steps == 1 else None
+    names, inside = list(shared), {}
+    if noisy is not None:
+        slopes = shared[f"{noisy}.encoder.bias"]
+        names = [name for name, found in before_noise(victim, noisy, first, slopes).items() if found.any()]
+        if size > 1:
+            inside = {SLOPES: torch.randn(len(images), size, len(slopes), generator=rng).to(images)}
 
     def behind(pictures: Tensor, rows: Tensor, sought: Tensors) -> Tensors:
         pictures, rows = examples(victim.model, pictures, rows)
-        if not inside:
+        if noisy is None:
             return gradient(pictures, rows)
-        noise = {f"{name.removeprefix(NOISE)}.noise": sought[name] for name in inside}
-        return grad(lambda weights: victim.loss({**weights, **noise}, pictures, rows))(victim.weights)
+        slopes = shared[f"{noisy}.encoder.bias"]
+        if inside:
+            unit = slopes.square().mean().sqrt() / size**0.5
+            slopes = slopes / size + unit * (sought[SLOPES] - sought[SLOPES].mean(0))
+        return before_noise(victim, noisy, pictures, slopes)
 
-    if (bounds := defense.bounds(shared)) is not None:
-        return Insight(behind, contradiction(*bounds), inside=inside)
-    rows = torch.full((size, observation.classes), 1 / observation.classes) if labels is None else labels[0]
-    noise = noise_share(defense, victim, images[0], rows.to(images), shared, rng)
+    def away(found: Tensors, wanted: Tensors) -> Tensor:
+        found, wanted = ({name: one[name] for name in names} for one in (found, wanted))
+        unlikely = defense.unlikelihood(found, wanted)
+        return distance(defense.expected(found, wanted), wanted) if unlikely is None else unlikely
 
-    def expected_distance(found: Tensors, wanted: Tensors) -> Tensor:
-        return distance(defense.expected(found, wanted), wanted)
+    certain = defense.unlikelihood(shared, shared) is not None
+    variation = 0.0 if certain else VARIATION * noise_share(observation, victim, first, rows, rng)
+    return Insight(behind, away, variation, inside, direct=same and noisy is None)
 
-    return Insight(behind, expected_distance, VARIATION * noise, inside)
 
+def before_noise(victim: Victim, bottleneck: str, pictures: Tensor, slopes: Tensor) -> Tensors:
+    """The gradient of all that comes before a bottleneck's noise, and zeros for what comes behind it.
 
-def contradiction(low: Tensors, high: Tensors) -> Distance:
-    """How far a gradient is outside of bounds: absolute differences, in units of each parameter's own mean, over all entries.
-
-    In units of its own mean a gradient comes no nearer to signs by shrinking.
+    `slopes`: of the loss by what the bottleneck encodes. They hold all that the noise does, and their sum over the examples is
+    the gradient of the encoder's bias, which is shared: of a single example they are known.
     """
+    module = bottlenecks(victim.model)[bottleneck]
 
-    def distance(found: Tensors, wanted: Tensors) -> Tensor:
-        away = [
-            (found[name] - found[name].clamp(low[name], high[name])).abs().sum()
-            / found[name].abs().mean().clamp_min(torch.finfo(tensor.dtype).tiny)
-            for name, tensor in wanted.items()
-        ]
-        return torch.stack(away).sum() / sum(tensor.numel() for tensor in wanted.values())
+    def loss(weights: Tensors) -> Tensor:
+        functional_call(victim.model, weights, (pictures,))
+        assert module.encoded is not None
+        return (module.encoded * slopes).sum()
 
-    return distance
+    return grad(loss)(victim.weights)
 
 
 @torch.no_grad()
-def noise_share(
-    defense: KnownDefense, victim: Victim, images: Tensor, rows: Tensor, shared: Tensors, rng: torch.Generator
-) -> float:
+def noise_share(observation: Observation, victim: Victim, images: Tensor, rows: Tensor, rng: torch.Generator) -> float:
     """How much of what was shared is the defense's noise, measured: the share of the squared length, from 0 to 1.
 
     The gradient is that of the attacker's own pictures, in the length in which the defense makes of it something as long as
     what was shared. What is in the direction of what is expected is no noise.
     """
+    defense = observation.granted.defense
+    assert defense is not None
     own = victim.gradient(images, rows)
-    scale, length = 1.0, _length(shared)
+    size, length = 1.0, _length(observation.gradient())
     noise = signal = 0.0
     for attempt in range(SCALINGS + SAMPLES):
-        given = {name: scale * tensor for name, tensor in own.items()}
-        made = defense.shared(given, victim.model, images, rows, rng)
+        given = {name: size * tensor for name, tensor in own.items()}
+        made = defense.shared(given, victim.model, images, rows, observation.scale, rng)
         expected = defense.expected(given, made)
         along = sum(float((made[name] * tensor).sum()) for name, tensor in expected.items()) / max(_length(expected), TINY)
         left = _length(made) ** 2 - along**2  # by Pythagoras
         if attempt == 0 and left <= NONE * along**2:
             return 0.0
         if attempt < SCALINGS:
-            scale *= length / max(_length(made), TINY)
+            size *= length / max(_length(made), TINY)
         else:
             noise, signal = noise + left, signal + along**2
     return noise / (noise + signal)

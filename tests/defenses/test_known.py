@@ -76,13 +76,30 @@ def test_what_is_pruned_is_not_expected():
     assert same(Known((MagnitudePruning(keep=0.2),)).expected(given, shared), shared)
 
 
-def test_a_gradient_is_between_the_bounds_of_its_signs_and_its_negative_is_not():
+def test_what_has_the_signs_that_were_shared_is_not_unlikely_and_its_negative_is():
     given, shared = plain(), changed([Sign()], plain()).parameters
-    low, high = Known((GaussianNoise(std=0), Sign())).bounds(shared) or ({}, {})
-    assert all(((tensor >= low[name]) & (tensor <= high[name])).all() for name, tensor in given.items())
-    assert not any(((-tensor >= low[name]) & (-tensor <= high[name])).all() for name, tensor in given.items())
-    assert Known((Sign(), GaussianNoise(std=1))).bounds(shared) is None
-    assert Known(()).bounds(shared) is None
+    known = Known((GaussianNoise(std=0), Sign()))
+    assert float(known.unlikelihood(given, shared)) == 0  # pyright: ignore[reportArgumentType]
+    assert float(known.unlikelihood({name: -tensor for name, tensor in given.items()}, shared)) > 0.5  # pyright: ignore[reportArgumentType]
+    assert Known((Sign(), GaussianNoise(std=1))).unlikelihood(given, shared) is None
+    assert Known(()).unlikelihood(given, shared) is None
+
+
+def test_only_what_contradicts_a_sign_counts_whatever_the_size():
+    shared = {"a": torch.tensor([1.0, -1.0, 1.0, 0.0])}
+    assert float(Sign().unlikelihood({"a": torch.tensor([5.0, -0.1, 2.0, 0.0])}, shared)) == 0
+    some = {"a": torch.tensor([1.0, 3.0, -1.0, 3.0])}
+    for size in (1, 7):
+        found = Sign().unlikelihood({"a": size * some["a"]}, shared)
+        assert float(found) == pytest.approx((3 + 1) / 2 / 4)
+
+
+def test_what_outpost_prunes_is_not_expected_though_its_noise_hides_where():
+    given, defense = plain(), Outpost(noise=5.0, prune=0.5)
+    shared = changed([defense], given).parameters
+    bare = changed([Outpost(noise=0.0, prune=0.5)], given).parameters
+    assert any((tensor != 0).sum() > (bare[name] != 0).sum() for name, tensor in shared.items()), "noise where it was pruned"
+    assert same(Known((defense,)).expected(given, shared), bare)
 
 
 BATCH = [TransformedPictures(), Mixup(alpha=1.0), InstaHide(pictures=2), LabelSmoothing(smoothing=0.2)]
@@ -112,7 +129,7 @@ def test_of_several_changes_of_the_examples_the_last_of_the_chain_is_made_first(
 
     def compute(model, batch, rng):
         seen.append(batch)
-        return
+        return Update({})
 
     chain[1].share(lambda m, b, r: chain[0].share(compute, m, b, r), network(), SoftBatch(image, rows), generator(0))
     images, _ = Known(chain).assuming(0).examples(image.shape)(network(), image, rows)
@@ -131,10 +148,10 @@ def test_what_is_shared_of_a_given_gradient_is_what_the_chain_makes_of_it():
     chain: tuple[Defense, ...] = (Mixup(alpha=1.0), MagnitudePruning(keep=0.2), GaussianNoise(std=0.1))
     batch, given = pictures(), plain()
     rows = torch.nn.functional.one_hot(batch.labels, 10).float()
-    found = Known(chain).shared(given, network().eval(), batch.images, rows, generator(0))
+    found = Known(chain).shared(given, network().eval(), batch.images, rows, 1.0, generator(0))
     assert same(found, changed(list(chain[1:]), given).parameters)
     private = Known((DPSGD(max_norm=1.0, noise_multiplier=0.0),))
-    assert private.shared(given, network().eval(), batch.images, rows, generator(0)).keys() == given.keys()
+    assert private.shared(given, network().eval(), batch.images, rows, 1.0, generator(0)).keys() == given.keys()
 
 
 def test_it_travels_to_workers():

@@ -3,7 +3,7 @@
 import torch
 
 from defenses import Precode, defended_update
-from learning.models import MLP, bottlenecks
+from learning.models import MLP, bottlenecks, without_noise
 from learning.models import Precode as Bottlenecked
 from learning.tensors import generator
 from learning.training import Training, accuracy, gradient
@@ -31,17 +31,15 @@ def test_the_update_holds_the_bottleneck_s_parameters_and_depends_on_what_was_dr
     assert not any(torch.allclose(one[name], other[name]) for name in one)
 
 
-def test_with_the_noise_given_the_gradient_is_the_usual_one():
-    model = built()
-    module = bottlenecks(model)["network.3.0"]
-    module.noise = torch.randn(5, 8, generator=generator("noise"))
+def test_without_the_noise_the_gradient_is_always_the_same():
+    model = without_noise(built())
     assert same(gradient(model, pictures()), gradient(model, pictures()))
 
 
 def test_accuracy_is_measured_without_the_noise():
     model, batch = built(), pictures()
     assert accuracy(model, batch.images, batch.labels, WORK) == accuracy(model, batch.images, batch.labels, WORK)
-    assert not bottlenecks(model)["network.3.0"].noise.numel(), "and the model still draws"
+    assert bottlenecks(model)["network.3.0"].noisy, "and the model still draws"
 
 
 def test_a_federation_trains_behind_it(tmp_path):

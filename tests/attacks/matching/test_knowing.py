@@ -11,7 +11,7 @@ from attacks import Granted, Observation
 from attacks.labels import GivenLabels
 from attacks.matching import InvertingGradients
 from attacks.matching.distances import cosine_distance
-from attacks.matching.knowing import DRAWS, NOISE, assuming, contradiction, insight, noise_share
+from attacks.matching.knowing import DRAWS, assuming, before_noise, insight, noise_share
 from attacks.matching.victim import victim_of
 from defenses import (
     DPSGD,
@@ -41,19 +41,22 @@ SMALL: tuple[Digits | MNIST, Architecture] = (Digits(), MLP(width=32))
 
 
 def observed(
-    chain: tuple[Defense, ...], seed: int = 0, data_and_network: tuple[Digits | MNIST, Architecture] = SMALL
+    chain: tuple[Defense, ...],
+    seed: int = 0,
+    data_and_network: tuple[Digits | MNIST, Architecture] = SMALL,
+    size: int = 1,
+    training: Training = Training(),  # noqa: B008 (frozen)
 ) -> tuple[Observation, Batch]:
-    """What the server sees of one picture behind the chain; labels and defense granted."""
+    """What the server sees of a client behind the chain; labels and defense granted."""
     data, network = data_and_network
     pictures = pictures_of(data)
-    batch = pictures.test.batch(torch.randperm(len(pictures.test), generator=generator("knowing test", seed))[:1])
+    batch = pictures.test.batch(torch.randperm(len(pictures.test), generator=generator("knowing test", seed))[:size])
     for defense in chain:
         network = defense.architecture(network)
-    training = Training()
     model = set_mode(network.build(pictures.image_shape, pictures.classes, seed), training)
     update = defended_update(chain, training)(model, batch, generator("client", seed))
     granted = Granted(labels=batch.labels, defense=Known(chain))
-    return Observation(0, 0, model, update, training, 1, pictures.image_shape, pictures.classes, granted), batch
+    return Observation(0, 0, model, update, training, size, pictures.image_shape, pictures.classes, granted), batch
 
 
 def plain(observation: Observation) -> Observation:
@@ -98,7 +101,7 @@ def test_the_same_generator_restores_the_same_and_the_observation_is_untouched(c
     assert one.min() >= 0
     assert one.max() <= 1
     assert all(torch.equal(tensor, before[name]) for name, tensor in observation.update.parameters.items())
-    assert not bottlenecks(observation.model) or not next(iter(bottlenecks(observation.model).values())).noise.numel()
+    assert all(module.noisy for module in bottlenecks(observation.model).values())
 
 
 def test_who_knows_that_there_is_no_defense_does_as_who_knows_nothing():
@@ -168,9 +171,8 @@ def test_the_measured_noise_is_that_which_is_there(std):
     entries = sum(tensor.numel() for tensor in observation.gradient().values())
     size = sum(float(tensor.square().sum()) for tensor in gradient(observation.model, batch).values())
     own = torch.rand(batch.images.shape, generator=generator("own pictures"))
-    assert observation.granted.defense is not None
     victim = victim_of(observation, torch.float32)
-    share = noise_share(observation.granted.defense, victim, own, rows_of(batch), observation.gradient(), generator("draws"))
+    share = noise_share(observation, victim, own, rows_of(batch), generator("draws"))
     noise = entries * std**2
     assert share == pytest.approx(noise / (noise + size), rel=0.2)
 
@@ -181,31 +183,55 @@ def test_where_there_is_no_noise_the_prior_is_the_one_set(chain):
     assert known(observation, batch).variation == 0
 
 
-def test_only_what_contradicts_a_sign_counts_whatever_the_size():
-    wanted = {"a": torch.tensor([1.0, -1.0, 1.0, 0.0])}
-    low, high = Sign().bounds(wanted)
-    distance = contradiction(low, high)
-    assert float(distance({"a": torch.tensor([5.0, -0.1, 2.0, 0.0])}, wanted)) == 0
-    some = {"a": torch.tensor([1.0, 3.0, -1.0, 3.0])}
-    assert float(distance(some, wanted)) == pytest.approx((3 + 1) / 2 / 4)
-    assert float(distance({"a": 7 * some["a"]}, wanted)) == pytest.approx((3 + 1) / 2 / 4)
+@pytest.mark.parametrize("size", [1, 3])
+def test_what_lies_before_the_noise_of_a_bottleneck_matches_whatever_was_drawn(size):
+    """Given the slopes behind the noise, which of one example are shared, and of several are sought."""
+    observation, batch = observed((Precode(width=8),), size=size)
+    model, wanted = observation.model, observation.gradient()
+    (name, module), *_ = bottlenecks(model).items()
+    one, rows = known(observation, batch), rows_of(batch)
+    if size == 1:
+        assert not one.inside
+        found = one.gradient(batch.images, rows, {})
+        assert float(one.distance(found, wanted)) == pytest.approx(0, abs=1e-6)
+        other = one.gradient(torch.rand(batch.images.shape, generator=generator("other")), rows, {})
+        assert float(one.distance(other, wanted)) > 0.1
+    else:
+        (sought,) = one.inside.values()
+        assert sought.shape == (1, size, 16)
+    slopes = torch.randn(size, 16, generator=generator("slopes"))
+    made = before_noise(victim_of(observation, torch.float32), name, batch.images, slopes)
+    module.noisy = False
+    model(batch.images)
+    assert module.encoded is not None
+    (weight,) = torch.autograd.grad((module.encoded * slopes).sum(), [model.get_parameter("network.1.weight")])
+    assert torch.allclose(made["network.1.weight"], weight, atol=1e-6)
+    assert not made[f"{name}.decoder.weight"].any()
 
 
-def test_noise_inside_of_the_model_is_sought_and_the_right_one_matches_exactly():
-    observation, batch = observed((Precode(width=8),))
-    model = observation.model
-    name, module = next(iter(bottlenecks(model).items()))
-    module.noise = torch.randn(1, 8, generator=generator("noise"))
-    wanted = gradient(model, batch)
-    drawn, module.noise = module.noise, torch.empty(0)
-    one = known(observation, batch)
-    assert set(one.inside) == {NOISE + name}
-    distances = [
-        float(cosine_distance(one.gradient(batch.images, rows_of(batch), {NOISE + name: noise}), wanted))
-        for noise in (drawn, torch.zeros(1, 8))
-    ]
-    assert distances[0] == pytest.approx(0, abs=1e-6)
-    assert distances[1] > 0.1
+def test_noise_is_measured_in_the_units_of_what_is_shared():
+    """A delta is a tenth of a gradient here: noise that is small in one is great in the other."""
+    shares = []
+    for shared in ("gradient", "delta"):
+        observation, batch = observed((GaussianNoise(std=0.01),), training=Training(shared=shared, learning_rate=0.1))
+        victim = victim_of(observation, torch.float32)
+        shares.append(noise_share(observation, victim, batch.images, rows_of(batch), generator("draws")))
+    entries = sum(tensor.numel() for tensor in observation.gradient().values())
+    size = sum(float(tensor.square().sum()) for tensor in gradient(observation.model, batch).values())
+    for share, deviation in zip(shares, (0.01, 0.1), strict=True):
+        noise = entries * deviation**2
+        assert share == pytest.approx(noise / (noise + size), rel=0.2)
+
+
+def test_where_the_examples_are_changed_no_difference_quotient_of_the_plain_loss_is_taken():
+    for chain, direct in (
+        ((), True),
+        ((Sign(),), True),
+        ((LabelSmoothing(smoothing=0.3),), False),
+        ((Precode(width=8),), False),
+    ):
+        observation, batch = observed(chain)
+        assert known(observation, batch).direct == direct, chain
 
 
 @pytest.mark.slow
