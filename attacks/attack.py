@@ -4,8 +4,9 @@ Nothing here or below knows the client's data: see the import contracts in `pypr
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -19,17 +20,55 @@ class NotApplicable(Exception):
     """An assumption of the attack fails on this observation; the message is one sentence that says which."""
 
 
+@runtime_checkable
+class KnownDefense(Protocol):
+    """The client's defenses, as far as somebody can compute with them who knows what they are, and not what they drew.
+
+    `draw`: which draw of what is done to the examples is assumed, if one is. What `examples` and `expected` compute can be
+    differentiated. Gradients are by parameter name.
+    """
+
+    @property
+    def draw(self) -> int | None: ...
+
+    def assuming(self, draw: int) -> "KnownDefense":
+        """The same defenses with that draw assumed."""
+        ...
+
+    def examples(self, shape: torch.Size) -> Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """What is trained on in the place of pictures of that shape and rows of class probabilities, for the draw assumed."""
+        ...
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        """What to compare with `shared`, a gradient that left the defenses, instead of `found`, a guess of what entered."""
+        ...
+
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """How unlikely it is that the defenses make `shared` of `found`; None where the distance to `expected` says as much."""
+        ...
+
+    def shared(
+        self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator
+    ) -> Tensors:
+        """One draw of what leaves the defenses where that gradient, of those pictures, enters: a gradient again.
+
+        `scale`: how often the gradient the update is, in whose units the defenses of the round are set.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Granted:
     """What the study gives away beyond the protocol. Everything here is named in the report.
 
     `labels`: the true labels, sorted, so that their order says nothing. `public`: pictures of the same kind that are not
-    the clients', in [0, 1], with `public_labels`.
+    the clients', in [0, 1], with `public_labels`. `defense`: how the client defends itself.
     """
 
     labels: Int[Tensor, " batch"] | None = None
     public: Float[Tensor, "public channels height width"] | None = None
     public_labels: Int[Tensor, " public"] | None = None
+    defense: KnownDefense | None = None
 
 
 @dataclass(frozen=True)
@@ -67,12 +106,18 @@ class Observation:
         """
         if self.training.shared == "gradient":
             return self.update.parameters
+        return {name: tensor / self.scale for name, tensor in self.update.parameters.items()}
+
+    @property
+    def scale(self) -> float:
+        """What the gradient is multiplied by to be the update."""
+        if self.training.shared == "gradient":
+            return 1.0
         momentum, weight, total = self.training.momentum, 0.0, 0.0
         for _ in range(self.steps):
             weight = momentum * weight + 1
             total += weight
-        scale = -self.training.learning_rate * total
-        return {name: tensor / scale for name, tensor in self.update.parameters.items()}
+        return -self.training.learning_rate * total
 
 
 @dataclass(frozen=True)
@@ -101,10 +146,11 @@ class Reconstruction:
 class Attack(ABC):
     """A method of attack: a frozen dataclass whose fields are its paper's hyperparameters.
 
-    `needs`: the fields of `Granted` without which it can do nothing.
+    `needs`: the fields of `Granted` without which it can do nothing. `adapts`: whether it makes use of a known defense.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
+    adapts: ClassVar[bool] = False
 
     @abstractmethod
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:

@@ -81,7 +81,9 @@ def _forecasts(plan: Plan) -> list[str]:
 
 def _granted(study: Study) -> list[str]:
     labels = ["the true labels"] if study.granted.labels else []
-    return labels + ([f"{study.granted.public} public pictures"] if study.granted.public else [])
+    told = [named.name for named in study.attacks if named.knows_defense]
+    public = [f"{study.granted.public} public pictures"] if study.granted.public else []
+    return labels + public + ([f"the client's defense, to {', '.join(told)}"] if told else [])
 
 
 def _range(numbers: list[int]) -> str:

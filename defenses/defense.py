@@ -2,16 +2,18 @@
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from learning.tensors import Batch, Update
+from learning.models import Architecture
+from learning.tensors import Batch, Tensors, Update
 from learning.training import Step, Training, local_update, plain_step
 
 Compute: TypeAlias = Step
+Change: TypeAlias = Callable[[nn.Module, Batch], Batch]
 
 
 class Defense(ABC):
@@ -31,6 +33,47 @@ class Defense(ABC):
     @abstractmethod
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
         """The update that leaves the client. All randomness comes from `rng`."""
+
+    def architecture(self, model: Architecture) -> Architecture:
+        """What is trained in the place of the study's model: that model, unless the defense is a part of it."""
+        return model
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        """What an attacker who knows the defense compares with `shared`, a gradient that left it, instead of `found`, a guess.
+
+        The mean of what would have been shared had `found` been computed, as far as `shared` does not tell what was drawn;
+        with a slope everywhere where `shared` says something. `found` itself by default, which is right for all that leaves
+        the gradient's mean, or only changes its length.
+        """
+        return found
+
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """How unlikely it is that of `found` it makes `shared`, where the distance to what is expected tells much less.
+
+        Zero or more, least where `found` is what entered, and finite with a slope wherever it is not.
+        """
+        return None
+
+
+class BatchDefense(Defense):
+    """A defense that changes the examples that a step trains on, and nothing else."""
+
+    wraps: ClassVar[Literal["step", "round"]] = "step"
+
+    @abstractmethod
+    def drawn(self, shape: torch.Size, rng: torch.Generator) -> Change:
+        """Draws what is random for pictures of that shape: what is trained on in a batch's place, a function of the batch.
+
+        It can be differentiated by the pictures and leaves its batch as it was.
+        """
+
+    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
+        return compute(model, self.drawn(batch.images.shape, rng)(model, batch), rng)
+
+
+def unchanged(model: nn.Module, batch: Batch) -> Batch:
+    """The batch as it is."""
+    return batch
 
 
 class UpdateDefense(Defense):
@@ -80,3 +123,8 @@ def defended_update(chain: Sequence[Defense], training: Training) -> Compute:
 
 def _behind(defense: Defense, compute: Compute) -> Compute:
     return lambda model, batch, rng: defense.share(compute, model, batch, rng)
+
+
+def survivors(found: Tensors, shared: Tensors) -> Tensors:
+    """The entries of `found` that are not zero in `shared`, and zeros elsewhere."""
+    return {name: tensor.where(shared[name] != 0, 0) for name, tensor in found.items()}

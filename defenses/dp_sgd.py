@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from defenses.defense import Compute, Defense
 from learning.catalogue import NotNegative, Positive, settings
+from learning.models import divergence
 from learning.tensors import Batch, Tensors, Update, buffers_of, parameters_of
 
 AT_ONCE = 2**26  # entries of per-example gradients held in memory at a time: a quarter of a gigabyte in float32
@@ -90,7 +91,7 @@ def per_example_gradients(model: nn.Module, batch: Batch) -> Iterator[Tensors]:
 
     def loss(parameters: Tensors, image: Tensor, label: Tensor) -> Tensor:
         scores = func.functional_call(model, parameters | buffers, (image.unsqueeze(0),))
-        return functional.cross_entropy(scores, label.unsqueeze(0))
+        return functional.cross_entropy(scores, label.unsqueeze(0)) + divergence(model)
 
     gradients = func.vmap(func.grad(loss), in_dims=(None, 0, 0), randomness="different")
     entries = sum(tensor.numel() for tensor in parameters.values())

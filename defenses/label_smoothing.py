@@ -1,16 +1,16 @@
 """Batches whose labels are probabilities, and label smoothing, which makes them so."""
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from defenses.defense import Compute, Defense
+from defenses.defense import BatchDefense, Change, unchanged
 from learning.catalogue import settings
-from learning.tensors import Batch, Update
+from learning.tensors import Batch
 
 
 @dataclass(frozen=True)
@@ -34,19 +34,17 @@ def soft(model: nn.Module, batch: Batch) -> SoftBatch:
 
 
 @settings
-class LabelSmoothing(Defense):
+class LabelSmoothing(BatchDefense):
     """Takes `smoothing` of every label's certainty and spreads it evenly over all classes, its own included.
 
     At 0 the update is unchanged to the last bit. Source: Szegedy et al. 2016 (arXiv 1512.00567), section 7.
     """
 
-    wraps: ClassVar[Literal["step", "round"]] = "step"
-
     smoothing: Annotated[float, Field(ge=0, lt=1)]
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        if not self.smoothing:
-            return compute(model, batch, rng)
+    def drawn(self, shape: torch.Size, rng: torch.Generator) -> Change:
+        return self._smoothed if self.smoothing else unchanged
+
+    def _smoothed(self, model: nn.Module, batch: Batch) -> SoftBatch:
         hard = soft(model, batch)
-        smooth = (1 - self.smoothing) * hard.labels + self.smoothing / hard.labels.shape[1]
-        return compute(model, SoftBatch(batch.images, smooth), rng)
+        return SoftBatch(batch.images, (1 - self.smoothing) * hard.labels + self.smoothing / hard.labels.shape[1])

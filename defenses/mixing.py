@@ -1,6 +1,6 @@
 """Training on mixtures of pictures: mixup, and InstaHide-like encryption."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated
 
 import numpy as np
 import pydantic
@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from defenses.defense import Compute, Defense
+from defenses.defense import BatchDefense, Change, unchanged
 from defenses.label_smoothing import SoftBatch, soft
 from learning.catalogue import NotNegative, SettingsError, settings
-from learning.tensors import Batch, Update
+from learning.tensors import Batch
 
 
 @settings
-class Mixup(Defense):
+class Mixup(BatchDefense):
     """Mixes every picture of a mini-batch, and its label, with another of the batch, in shares of b and 1 - b.
 
     b is drawn from Beta(`alpha`, `alpha`) once a step, the others are the batch in random order, so that a picture may meet
@@ -23,20 +23,17 @@ class Mixup(Defense):
     (arXiv 1710.09412), equation 2 and figure 1a.
     """
 
-    wraps: ClassVar[Literal["step", "round"]] = "step"
-
     alpha: NotNegative
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
+    def drawn(self, shape: torch.Size, rng: torch.Generator) -> Change:
         if not self.alpha:
-            return compute(model, batch, rng)
+            return unchanged
         share = _numpy(rng).beta(self.alpha, self.alpha)
-        shares = torch.tensor([share, 1 - share], dtype=batch.images.dtype).expand(len(batch), 2)
-        return compute(model, _mixed(soft(model, batch), shares, rng), rng)
+        return _mixture(torch.tensor([share, 1 - share], dtype=torch.float64).expand(shape[0], 2), rng)
 
 
 @settings
-class InstaHide(Defense):
+class InstaHide(BatchDefense):
     """Trains on mixtures of `pictures` pictures of the mini-batch each, whose pixels are then flipped by chance.
 
     The shares of a mixture are uniform over all that sum to 1 and have none above `largest`; labels are mixed alike. `flips`:
@@ -45,8 +42,6 @@ class InstaHide(Defense):
     the client's own pictures only: in a batch of one nothing is mixed. Source: Huang et al. 2020 (arXiv 2010.02772),
     algorithm 2, where `pictures` is 4 or 6 and `largest` .65.
     """
-
-    wraps: ClassVar[Literal["step", "round"]] = "step"
 
     pictures: Annotated[int, Field(ge=1, le=8)] = 4
     largest: Annotated[float, Field(gt=0, le=1)] = 0.65
@@ -61,15 +56,18 @@ class InstaHide(Defense):
             )
         return self
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        mixed = batch
-        if self.pictures > 1:
-            shares = torch.from_numpy(self._shares(len(batch), _numpy(rng))).to(batch.images.dtype)
-            mixed = _mixed(soft(model, batch), shares, rng)
-        if self.flips:
-            flipped = torch.rand(mixed.images.shape, generator=rng).to(mixed.images.device) < 0.5
-            mixed = type(mixed)(torch.where(flipped, 1 - mixed.images, mixed.images), mixed.labels)
-        return compute(model, mixed, rng)
+    def drawn(self, shape: torch.Size, rng: torch.Generator) -> Change:
+        mixed = _mixture(torch.from_numpy(self._shares(shape[0], _numpy(rng))), rng) if self.pictures > 1 else unchanged
+        if not self.flips:
+            return mixed
+        flipped = torch.rand(shape, generator=rng) < 0.5
+
+        def hidden(model: nn.Module, batch: Batch) -> Batch:
+            batch = mixed(model, batch)
+            images = torch.where(flipped.to(batch.images.device), 1 - batch.images, batch.images)
+            return type(batch)(images, batch.labels)
+
+        return hidden
 
     def _shares(self, rows: int, rng: np.random.Generator) -> np.ndarray:
         drawn = rng.dirichlet(np.ones(self.pictures), rows)
@@ -78,15 +76,20 @@ class InstaHide(Defense):
         return drawn
 
 
-def _mixed(batch: SoftBatch, shares: Tensor, rng: torch.Generator) -> SoftBatch:
+def _mixture(shares: Tensor, rng: torch.Generator) -> Change:
     """Each example in the first of its row of shares, with others of the batch, which is shuffled for each further share."""
-    shares = shares.to(batch.images.device)
-    orders = [torch.arange(len(batch)), *(torch.randperm(len(batch), generator=rng) for _ in range(shares.shape[1] - 1))]
-    images, labels = torch.zeros_like(batch.images), torch.zeros_like(batch.labels)
-    for order, share in zip(orders, shares.T, strict=True):
-        images = images + share[:, None, None, None] * batch.images[order]
-        labels = labels + share[:, None] * batch.labels[order]
-    return SoftBatch(images, labels)
+    rows, pictures = shares.shape
+    orders = [torch.arange(rows), *(torch.randperm(rows, generator=rng) for _ in range(pictures - 1))]
+
+    def mixed(model: nn.Module, batch: Batch) -> SoftBatch:
+        batch = soft(model, batch)
+        images, labels = torch.zeros_like(batch.images), torch.zeros_like(batch.labels)
+        for order, share in zip(orders, shares.to(batch.images).T, strict=True):
+            images = images + share[:, None, None, None] * batch.images[order]
+            labels = labels + share[:, None] * batch.labels[order]
+        return SoftBatch(images, labels)
+
+    return mixed
 
 
 def _numpy(rng: torch.Generator) -> np.random.Generator:

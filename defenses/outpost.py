@@ -6,10 +6,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from defenses.defense import Compute, Defense
+from defenses.defense import Compute, Defense, survivors
 from defenses.pruning import MagnitudePruning
 from learning.catalogue import Fraction, NotNegative, settings
-from learning.tensors import Batch, Update, parameters_of
+from learning.tensors import Batch, Tensors, Update, parameters_of
 
 
 @settings
@@ -44,6 +44,10 @@ class Outpost(Defense):
             drawn = torch.randn(tensor.shape, generator=rng, dtype=tensor.dtype).to(tensor.device)
             shared[name] = tensor + torch.where(chosen[name] != 0, self.noise * risk(weights[name]) * drawn, 0)
         return Update(shared, update.buffers)
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        left = survivors(found, shared)  # what is pruned, and gets noise, is not zero
+        return MagnitudePruning(keep=1 - self.prune).change(Update(left), torch.Generator()).parameters if self.prune else left
 
 
 def risk(weights: Tensor) -> float:

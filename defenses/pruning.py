@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from defenses.defense import UpdateDefense
+from defenses.defense import UpdateDefense, survivors
 from learning.catalogue import Fraction, settings
-from learning.tensors import Update
+from learning.tensors import Tensors, Update
 
 
 @settings
@@ -27,6 +27,9 @@ class MagnitudePruning(UpdateDefense):
 
     def change(self, update: Update, rng: torch.Generator) -> Update:
         return _pruned(update, self.scope, lambda entries: _largest(entries, _kept(len(entries), self.keep)))
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        return survivors(found, shared)
 
 
 @settings
@@ -53,6 +56,9 @@ class RandomPruning(UpdateDefense):
             return tensor * (of / _kept(of, self.keep))
 
         return pruned.map(scaled)
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        return survivors(found, shared)
 
 
 def _pruned(update: Update, scope: Literal["layer", "whole"], keeps: Callable[[Tensor], Tensor]) -> Update:

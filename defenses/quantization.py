@@ -8,7 +8,7 @@ from torch import Tensor
 
 from defenses.defense import UpdateDefense
 from learning.catalogue import NotNegative, settings
-from learning.tensors import Update
+from learning.tensors import Tensors, Update
 
 
 @settings
@@ -62,6 +62,18 @@ class Sign(UpdateDefense):
         if self.scale == "one":
             return update.map(torch.sign)
         return update.map(lambda tensor: tensor.sign() * tensor.double().abs().mean().to(tensor.dtype))
+
+    def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor:
+        """The magnitudes that have another sign, a mean over all entries in units of each tensor's mean magnitude.
+
+        In units of its own mean a gradient comes no nearer to signs by shrinking.
+        """
+        wrong = [
+            (-found[name] * tensor.sign()).clamp_min(0).sum()
+            / found[name].abs().mean().clamp_min(torch.finfo(tensor.dtype).tiny)
+            for name, tensor in shared.items()
+        ]
+        return torch.stack(wrong).sum() / sum(tensor.numel() for tensor in shared.values())
 
 
 def _rounded(tensor: Tensor, levels: int, rng: torch.Generator | None) -> Tensor:

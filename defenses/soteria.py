@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, func, nn
 
-from defenses.defense import Compute, Defense
+from defenses.defense import Compute, Defense, survivors
 from learning.catalogue import settings
 from learning.tensors import Batch, Tensors, Update, parameters_of
 
@@ -46,6 +46,9 @@ class Soteria(Defense):
         name = next(name for name, parameter in model.named_parameters() if parameter is layer.weight)
         masked = update.parameters[name].index_fill(1, pruned, 0)
         return Update({**update.parameters, name: masked}, update.buffers)
+
+    def expected(self, found: Tensors, shared: Tensors) -> Tensors:
+        return survivors(found, shared)
 
 
 def revelation(

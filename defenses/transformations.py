@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from defenses.defense import Compute, Defense
+from defenses.defense import BatchDefense, Change
 from learning.catalogue import settings
-from learning.tensors import Batch, Update
+from learning.tensors import Batch
 
 Turn = Callable[[Tensor, Tensor], Tensor]  # pictures, and for each a strength between -1 and 1, to pictures
 
@@ -73,7 +73,7 @@ def _transform(value: Any) -> Any:
 
 
 @settings
-class TransformedPictures(Defense):
+class TransformedPictures(BatchDefense):
     """Trains on transformed pictures: every transform of `policy` is applied to every picture, one after the other.
 
     A transform is a name or a table with `name` and `strength`; its direction is drawn for each picture in every step.
@@ -81,18 +81,19 @@ class TransformedPictures(Defense):
     is good; this is such a policy's use, and the policy is given. An empty one leaves the update unchanged to the last bit.
     """
 
-    wraps: ClassVar[Literal["step", "round"]] = "step"
-
     policy: Annotated[
         tuple[Annotated[Transform, BeforeValidator(_transform)], ...],
         BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value),
     ] = (Transform(name="shift-x", strength=0.5), Transform(name="rotate"), Transform(name="contrast"))
 
-    def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
-        images = batch.images
-        for transform in self.policy:
-            signs = 2 * torch.randint(2, (len(batch),), generator=rng) - 1
-            strength = (transform.strength * signs).to(images.dtype).to(images.device)
-            if transform.strength:
-                images = TRANSFORMS[transform.name](images, strength).clamp(0, 1)
-        return compute(model, type(batch)(images, batch.labels), rng)
+    def drawn(self, shape: torch.Size, rng: torch.Generator) -> Change:
+        steps = [(t, 2 * torch.randint(2, (shape[0],), generator=rng) - 1) for t in self.policy]
+
+        def transformed(model: nn.Module, batch: Batch) -> Batch:
+            images = batch.images
+            for transform, signs in steps:
+                if transform.strength:
+                    images = TRANSFORMS[transform.name](images, (transform.strength * signs).to(images)).clamp(0, 1)
+            return type(batch)(images, batch.labels)
+
+        return transformed

@@ -7,10 +7,10 @@ from typing import Annotated, Literal, TypeAlias, cast
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from learning.catalogue import Count, settings
+from learning.catalogue import Count, NotNegative, chosen_from, settings
 from learning.tensors import seeded
 
 ImageShape: TypeAlias = tuple[int, int, int]
@@ -243,6 +243,89 @@ class VGG16(Architecture):
                 nn.init.zeros_(cast(Tensor, module.bias))
 
 
+class VariationalBottleneck(nn.Module):
+    """Draws a code from a normal distribution that the features set, and makes features of it again: PRECODE's module.
+
+    Code = mean + exp(log-variance / 2) * noise (Kingma and Welling 2014), the noise drawn anew for every example in every
+    forward pass, in train mode and in eval mode alike, from PyTorch's global generator; one that is not `noisy` gives the
+    mean. `encoded`: means and log-variances of the last forward pass.
+    """
+
+    noisy = True
+    encoded: Float[Tensor, "batch twice_the_width"] | None = None
+
+    def __init__(self, features: int, width: int, weight: float):
+        super().__init__()
+        self.weight = weight
+        self.encoder, self.decoder = nn.Linear(features, 2 * width), nn.Linear(width, features)
+
+    def forward(self, features: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        encoded = self.encoded = self.encoder(features)
+        mean, logarithm = encoded.chunk(2, 1)
+        return self.decoder(mean + (logarithm / 2).exp() * torch.randn_like(mean) if self.noisy else mean)
+
+    def divergence(self) -> Tensor | float:
+        """`weight` times the mean divergence of the last codes from a standard normal (Kullback-Leibler, in nats)."""
+        if self.encoded is None:
+            return 0.0
+        mean, logarithm = self.encoded.chunk(2, 1)
+        return self.weight * ((mean.square() + logarithm.exp() - 1 - logarithm) / 2).sum(1).mean()
+
+    def __getstate__(self) -> dict[str, object]:
+        """A copy's: what a forward pass left cannot be copied."""
+        return {name: value for name, value in self.__dict__.items() if name != "encoded"}
+
+
+def bottlenecks(model: nn.Module) -> dict[str, VariationalBottleneck]:
+    """The model's variational bottlenecks, by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, VariationalBottleneck)}
+
+
+def divergence(model: nn.Module) -> Tensor | float:
+    """What the bottlenecks add to the loss of the forward pass just made; 0 where there are none."""
+    return sum((module.divergence() for module in bottlenecks(model).values()), 0.0)
+
+
+def without_noise(model: nn.Module) -> nn.Module:
+    """The model itself, whose bottlenecks give their mean from now on."""
+    for module in bottlenecks(model).values():
+        module.noisy = False
+    return model
+
+
+@settings
+class Precode(Architecture):
+    """PRECODE (Scheliga et al. 2022, arXiv 2108.04725): `network` with a variational bottleneck before its last linear layer.
+
+    `width`: entries of the code. `weight`: of the codes' divergence in the training loss. The last layer's name gets ".1",
+    the bottleneck is ".0". The defense `precode` puts it into whatever model a study trains.
+    """
+
+    network: Annotated[Architecture, BeforeValidator(lambda value: chosen_from(MODELS)(value))]
+    width: Count = 256
+    weight: NotNegative = 1e-3
+
+    def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
+        network = self.network.layers(image_shape, classes)
+        linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+        if not linear:
+            raise ValueError(f"{self.network} has no linear layer for a bottleneck to stand before: choose another model")
+        last = network.get_submodule(linear[-1])
+        assert isinstance(last, nn.Linear)
+        parent, _, name = linear[-1].rpartition(".")
+        bottleneck = VariationalBottleneck(last.in_features, self.width, self.weight)
+        setattr(network.get_submodule(parent), name, nn.Sequential(bottleneck, last))
+        return network
+
+    def start(self, network: nn.Module, rng: torch.Generator) -> None:
+        """The network's own start; the bottleneck keeps PyTorch's."""
+        kept = {name: module.state_dict() for name, module in bottlenecks(network).items()}
+        kept = {name: {key: tensor.clone() for key, tensor in state.items()} for name, state in kept.items()}
+        self.network.start(network, rng)
+        for name, state in kept.items():
+            network.get_submodule(name).load_state_dict(state)
+
+
 MODELS: dict[str, type[Architecture]] = {
     "mlp": MLP,
     "lenet": LeNet,
@@ -251,6 +334,7 @@ MODELS: dict[str, type[Architecture]] = {
     "vgg16": VGG16,
     "resnet18": ResNet18,
     "resnet50": ResNet50,
+    "precode": Precode,
 }
 
 

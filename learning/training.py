@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from learning.catalogue import Count, Index, Positive, settings
+from learning.models import divergence, without_noise
 from learning.tensors import Batch, Tensors, Update, buffers_of, generator, parameters_of, seeded
 
 Step: TypeAlias = Callable[[nn.Module, Batch, torch.Generator], Update]
@@ -53,9 +54,9 @@ class Training:
 
 
 def gradient(model: nn.Module, batch: Batch) -> Tensors:
-    """Gradient of the batch's mean cross-entropy, by parameter name; the model is as `set_mode` left it."""
+    """Gradient of the batch's mean cross-entropy, and of what a bottleneck adds; the model is as `set_mode` left it."""
     parameters = dict(model.named_parameters())
-    loss = functional.cross_entropy(model(batch.images), batch.labels)
+    loss = functional.cross_entropy(model(batch.images), batch.labels) + divergence(model)
     found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(parameters.items(), found, strict=True)}
 
@@ -120,7 +121,7 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, training: Trainin
     test examples are normalised by their own batch too.
     """
     own_statistics = training.batch_norm == "train" and training.buffers == "kept"
-    model = copy.deepcopy(model).eval()  # a forward pass in train mode moves running statistics
+    model = without_noise(copy.deepcopy(model)).eval()  # a forward pass in train mode moves running statistics
     for module in model.modules():
         if own_statistics and isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from attacks import Granted, Observation
 from attacks.workers import Job, Outcome, Pool
+from defenses import Known
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Batch, derived_seed, load_state
 from learning.training import Training, set_mode
@@ -57,7 +58,10 @@ class Interrogation:
         named, grants = self._attacks[name]
         cell = self._ledger.plan.cells[victim.cell]
         seed = derived_seed(cell.seed, "attack", name, victim.round, victim.client)
-        return Job((victim, name), named.attack, self.observation(victim, grants), seed)
+        observation = self.observation(victim, grants)
+        if named.knows_defense:
+            observation = replace(observation, granted=replace(observation.granted, defense=Known(cell.defense.chain)))
+        return Job((victim, name), named.attack, observation, seed)
 
     def observation(self, victim: Victim, grants: Grants) -> Observation:
         """What the server knew of that update, and what the study grants beside it."""

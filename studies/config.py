@@ -129,14 +129,16 @@ class NamedDefense:
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """An attack under the name that the report gives it."""
+    """An attack under the name that the report gives it. `knows_defense`: whether it is told how the client defends itself."""
 
     name: str
     attack: Attack
+    knows_defense: bool = False
 
     def table(self) -> dict[str, Any]:
         """The attack as a TOML table with every setting in it, so that it stays what it is when a default changes."""
-        return {"as": self.name, **table_of(ATTACKS, self.attack)}
+        told = {"knows_defense": True} if self.knows_defense else {}
+        return {"as": self.name, **told, **table_of(ATTACKS, self.attack)}
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -176,8 +178,16 @@ def named_attack(value: Any) -> NamedAttack:
     if isinstance(value, NamedAttack):
         return value
     table = _table(value)
-    own_name = table.pop("as", None)
-    return NamedAttack(_own_name(own_name, str(table.get("name"))), build(ATTACKS, table))
+    own_name, knows = table.pop("as", None), table.pop("knows_defense", False)
+    if not isinstance(knows, bool):
+        raise SettingsError(f"knows_defense = {knows!r} should be true or false")
+    attack = build(ATTACKS, table)
+    if knows and not attack.adapts:
+        able = ", ".join(name for name, cls in ATTACKS.items() if cls.adapts)
+        raise SettingsError(
+            f"knows_defense = true: this attack makes no use of it; leave it out, or choose one that does: {able}"
+        )
+    return NamedAttack(_own_name(own_name, str(table.get("name"))), attack, knows)
 
 
 def _own_name(given: object, otherwise: str) -> str:
@@ -490,10 +500,18 @@ def make_plan(raw: dict[str, Any]) -> Plan:
             raise SettingsError(f"{where}grid: another point is the same study; leave one of them out")
         seen.add(meant)
         cells += [
-            Cell(len(cells) + i, axes, at_point, defense, seed)
+            Cell(len(cells) + i, axes, _trained(at_point, defense), defense, seed)
             for i, (defense, seed) in enumerate(itertools.product(at_point.defenses, at_point.seeds))
         ]
     return Plan(raw, study, tuple(cells))
+
+
+def _trained(study: Study, defense: NamedDefense) -> Study:
+    """The study with the model that its clients train behind the defense."""
+    model = study.model
+    for link in defense.chain:
+        model = link.architecture(model)
+    return study if model is study.model else study.model_copy(update={"model": model})
 
 
 def _set_by(axis: str, value: Any) -> list[tuple[str, Any]]:

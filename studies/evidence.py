@@ -32,6 +32,7 @@ class AttackInfo:
     attack: Attack
     table: Any
     grants: dict[str, Any]
+    knows_defense: bool
 
     @property
     def control(self) -> str:
@@ -51,6 +52,7 @@ class AttackInfo:
         public = self.grants.get("public", 0)
         given = ["the true labels"] if self.grants.get("labels") else []
         given += [f"{plural(public, 'public picture')} with labels"] if public else []
+        given += ["the client's defense"] if self.knows_defense else []
         return " and ".join(given) or "nothing"
 
     @property
@@ -79,8 +81,9 @@ class Evidence:
     def __init__(self, ledger: Ledger):
         self.ledger, self.plan = ledger, ledger.plan
         self.attacks = {
-            name: AttackInfo(name, named_attack(table).attack, table, grants)
+            name: AttackInfo(name, named.attack, table, grants, named.knows_defense)
             for name, (table, grants) in ledger.attacks().items()
+            for named in [named_attack(table)]
         }
         self.cells: dict[tuple[str, str, int], Cell] = {(c.setting, c.defense.name, c.seed): c for c in self.plan.cells}
         self.settings = list(dict.fromkeys(cell.setting for cell in self.plan.cells))

@@ -1,6 +1,6 @@
 """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053)."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import LAST, Run, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES
+from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
 from attacks.matching.slopes import (
@@ -63,7 +64,12 @@ class InvertingGradients(Attack):
     Up to ten local steps are simulated as the server ordered them, and differentiated through; more are matched by their
     average gradient. The order in which a client takes its examples is not told: every restart assumes another order of the
     labels, and `verdict` says so. Raises `NotApplicable` where `labels` does.
+
+    Where the client's defenses are known, what these would share is matched, and their noise may ask for more weight of the
+    total variation than is set: see `attacks.matching.knowing`.
     """
+
+    adapts: ClassVar[bool] = True
 
     labels: LabelRestoration = ILRG()
     joint_labels: bool = False
@@ -87,6 +93,7 @@ class InvertingGradients(Attack):
             raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        observation = assuming(self, observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
@@ -101,11 +108,16 @@ class InvertingGradients(Attack):
             order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         victim = victim_of(observation, reference.dtype)
+        found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
+        known = insight(
+            observation, victim, found, DISTANCES[self.distance], self._pictures(variables), variables.get("labels"), rng
+        )
+        variables |= known.inside
         large = work(victim, observation.image_shape) * (observation.steps if simulated else 1) >= LARGE
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slopes = self._slopes(victim, observation, wanted, variables, simulated, large)
+        slopes = self._slopes(victim, known, wanted, variables, simulated, large)
         signed = self._better(slopes[0], variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
@@ -120,25 +132,24 @@ class InvertingGradients(Attack):
         )
 
     def _slopes(
-        self, victim: Victim, observation: Observation, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
+        self, victim: Victim, known: Insight, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
     ) -> tuple[Slope, Slope]:
         """The slope to begin with, and the exact one to end with."""
-        found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
-        distance = DISTANCES[self.distance]
+        variation = max(self.total_variation, known.variation)
 
         def prior(one: Tensors) -> Tensor:
             images = self._pictures(one)
-            total = self.total_variation * total_variation(images)
+            total = variation * total_variation(images)
             if self.colour_variation:
                 total = total + self.colour_variation * colour_variation(images)
             return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
 
         def loss(one: Tensors) -> Tensor:
-            return distance(found(self._pictures(one), _rows(one)), wanted) + prior(one)
+            return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted) + prior(one)
 
         alone = {name: tensor[0] for name, tensor in variables.items()}
-        steps = {step: difference(victim, wanted, distance, prior, step) for step in STEPS}
-        differs = large and not simulated and not self.joint_labels and self.box == "projection"
+        steps = {step: difference(victim, wanted, known.distance, prior, step) for step in STEPS}
+        differs = large and not simulated and not self.joint_labels and known.direct and self.box == "projection"
         step = good_step(grad_and_value(loss), steps, alone) if differs else None
         if step is None:
             slope = exact(loss, variables, self.iterations, large)

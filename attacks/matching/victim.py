@@ -14,6 +14,7 @@ from torch.nn import functional
 from attacks.attack import Observation
 from attacks.matching.fixed_statistics import use_fixed_statistics
 from attacks.matching.patches import Patches, use_patches
+from learning.models import divergence, without_noise
 from learning.tensors import Tensors
 
 GradientOf: TypeAlias = Callable[[Tensor, Tensor], Tensors]
@@ -24,7 +25,7 @@ class Victim:
     """The client's loss as a function: `weights` are those it was sent, by the names that the update holds.
 
     `model` is the attack's own copy, in which nothing moves: BatchNorm runs in the mode in which the client trained, and
-    tracks nothing; dropout leaves out nothing, since nobody but the client knows which units it left out.
+    tracks nothing; dropout leaves out nothing and a bottleneck gives its mean, since nobody but the client knows what it drew.
     """
 
     model: nn.Module
@@ -37,7 +38,8 @@ class Victim:
         labels: Float[Tensor, "batch classes"],
     ) -> Tensor:
         """Mean cross-entropy of pictures in [0, 1] and rows of class probabilities."""
-        return functional.cross_entropy(functional_call(self.model, weights, (images,)), labels)
+        scores = functional_call(self.model, weights, (images,))
+        return functional.cross_entropy(scores, labels) + divergence(self.model)
 
     def gradient(self, images: Tensor, labels: Tensor) -> Tensors:
         """The loss's gradient at the weights sent."""
@@ -46,7 +48,7 @@ class Victim:
 
 def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
     """The victim of an observation, in that precision; the observation stays as it is."""
-    model = copy.deepcopy(observation.model).to(dtype).requires_grad_(False)
+    model = without_noise(copy.deepcopy(observation.model)).to(dtype).requires_grad_(False)
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.eval()

@@ -241,7 +241,7 @@ def test_a_value_comes_back_from_its_table(value):
     assert set(table) == {"name", *(field.name for field in dataclasses.fields(value))}
 
 
-REQUIRED = {"image-folder": {"root": "pictures"}}
+REQUIRED = {"image-folder": {"root": "pictures"}, "precode": {"network": "mlp"}}
 SETTINGS = [(name, cls) for catalogue in (DATA, PARTITIONS, MODELS) for name, cls in catalogue.items()]
 
 

@@ -1,6 +1,9 @@
 """Image classifiers by name."""
 
+import copy
 import functools
+import math
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -9,12 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from learning.models import ACTIVATIONS, MLP, MODELS, VGG16, Architecture, ConvNet, LeNet, Normalize, has_batch_norm
+from learning.models import (
+    ACTIVATIONS,
+    MLP,
+    MODELS,
+    VGG16,
+    Architecture,
+    ConvNet,
+    LeNet,
+    Normalize,
+    Precode,
+    ResNet18,
+    bottlenecks,
+    divergence,
+    has_batch_norm,
+    without_noise,
+)
 from learning.tensors import generator
 
-LIGHT: dict[str, Architecture] = {name: cls() for name, cls in MODELS.items()} | {
+LIGHT: dict[str, Architecture] = {name: cls() for name, cls in MODELS.items() if name != "precode"} | {
     "vgg16": VGG16(hidden=64),
     "convnet": ConvNet(width=8),
+    "precode": Precode(network=LeNet(), width=16),
 }
 SMALLEST = {"convnet": 9, "lenet5": 16}
 SHAPES = [((1, 8, 8), 10), ((1, 28, 28), 100), ((3, 32, 32), 10), ((3, 32, 32), 100)]
@@ -38,7 +57,7 @@ def state(model: nn.Module) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("shape", "classes"), SHAPES)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_scores_pictures_between_zero_and_one(name, shape, classes, untouched_random_state):
-    model = built(name, shape, classes, 0).eval()
+    model = without_noise(copy.deepcopy(built(name, shape, classes, 0))).eval()
     images = torch.rand(3, *fitting(name, shape), generator=generator("pictures"))
     images[1], images[2] = 0, 1
     scores = model(images)
@@ -181,7 +200,7 @@ def test_vggs_dropout_is_the_one_it_was_told():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_batch_norm_is_told(name):
-    assert has_batch_norm(built(name, (1, 8, 8), 10, 0)) == (name not in ("mlp", "lenet", "lenet5"))
+    assert has_batch_norm(built(name, (1, 8, 8), 10, 0)) == (name not in ("mlp", "lenet", "lenet5", "precode"))
 
 
 @pytest.mark.slow
@@ -215,3 +234,51 @@ def test_models_that_are_built_in_two_threads_at_once_have_their_own_weights():
     for seed, model in built:
         for name, parameter in model.named_parameters():
             assert torch.equal(parameter, alone[seed].get_parameter(name))
+
+
+# PRECODE
+
+
+def test_a_bottleneck_stands_before_the_last_linear_layer_and_the_rest_begins_as_it_did():
+    model = Precode(network=ResNet18(), width=8).build((3, 16, 16), 10, 0)
+    assert list(bottlenecks(model)) == ["network.fc.0"]
+    assert isinstance(model.get_submodule("network.fc.1"), nn.Linear)
+    lenet = Precode(network=LeNet(), width=8).build((1, 12, 12), 10, 0)
+    assert float(lenet.get_parameter("network.0.weight").detach().abs().max()) > 0.4, "as the paper of DLG draws it"
+    assert float(lenet.get_parameter("network.7.0.decoder.weight").detach().abs().max()) <= 8**-0.5, "as PyTorch draws it"
+
+
+def test_codes_are_drawn_in_every_pass_and_have_the_deviation_that_was_told():
+    module = bottlenecks(LIGHT["precode"].build((1, 8, 8), 10, 0))["network.7.0"]
+    with torch.no_grad():
+        module.decoder.weight.copy_(torch.eye(*module.decoder.weight.shape))
+        module.decoder.bias.zero_()
+        module.encoder.weight.zero_()
+        module.encoder.bias.copy_(torch.cat([torch.full((16,), 3.0), torch.full((16,), math.log(0.25))]))
+        found = module(torch.zeros(4000, module.encoder.in_features))[:, :16]
+    assert float(found.mean()) == pytest.approx(3, abs=0.01)
+    assert float(found.std()) == pytest.approx(0.5, abs=0.01)
+    without_noise(module)
+    assert torch.equal(module(torch.zeros(1, module.encoder.in_features))[:, :16], torch.full((1, 16), 3.0))
+
+
+def test_the_divergence_is_that_of_the_codes_from_the_standard_normal_distribution():
+    model = LIGHT["precode"].build((1, 8, 8), 10, 0)
+    module = bottlenecks(model)["network.7.0"]
+    images = torch.rand(3, 1, 8, 8)
+    seen: list[torch.Tensor] = []
+    module.encoder.register_forward_hook(lambda _, __, output: seen.append(output))
+    with torch.no_grad():
+        model(images)
+    mean, logarithm = seen[0].chunk(2, 1)
+    codes = torch.distributions.Normal(mean, (logarithm / 2).exp())
+    expected = torch.distributions.kl_divergence(codes, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
+    assert divergence(model) == pytest.approx(1e-3 * expected.item(), rel=1e-5)
+    assert divergence(LeNet().build((1, 8, 8), 10, 0)) == 0
+
+
+def test_a_model_that_was_run_can_be_copied():
+    model = LIGHT["precode"].build((1, 8, 8), 10, 0)
+    model(torch.rand(2, 1, 8, 8)).sum().backward()
+    again = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    assert all(torch.equal(tensor, state(again)[key]) for key, tensor in state(model).items())
