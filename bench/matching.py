@@ -79,6 +79,17 @@ def decibels(found: Tensor, truth: Tensor) -> float:
     return float(np.mean([-10 * math.log10(error) for error in errors[true, match]]))
 
 
+def interval(scores: list[float], unit: str = "dB") -> str:
+    """Mean and 95 % interval by Student's t over batches; of a single one there is no interval."""
+    import scipy.stats
+
+    mean, degrees = float(np.mean(scores)), len(scores) - 1
+    if not degrees:
+        return f"{mean:.2f} {unit}, one batch"
+    reach = float(np.std(scores, ddof=1)) / len(scores) ** 0.5 * float(scipy.stats.t.ppf(0.975, degrees))
+    return f"{mean:.2f} {unit}, 95 % interval {mean - reach:.2f} to {mean + reach:.2f}, {len(scores)} batches"
+
+
 def ours(name: str, picture: int, size: int, iterations: int, restarts: int) -> dict[str, float]:
     observation, batch = observed(name, picture, size)
     attack = InvertingGradients(labels=GivenLabels(), iterations=iterations, restarts=restarts)

@@ -3,19 +3,18 @@
     CURIOUS_DATA=.data python -m bench.matching_ablation --batches 10
 
 Batches of four CIFAR-10 pictures of different classes, a narrow ConvNet whose BatchNorm normalises by the batch, and the
-running statistics sent with the gradient. One line a batch, then the mean difference with its standard error over the
-batches: positive where the term helps. One thread.
+running statistics sent with the gradient. One line a batch, then the mean of the paired differences over the batches with its
+95 % interval: positive where the term helps. One thread.
 """
 
 import argparse
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from attacks import Observation
 from attacks.matching import GradInversion
-from bench.matching import decibels
+from bench.matching import decibels, interval
 from learning.data import CIFAR10, pictures_of
 from learning.models import ConvNet
 from learning.tensors import generator
@@ -28,9 +27,10 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=4)
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--seeds", type=int, default=4)
     settings = parser.parse_args()
     torch.set_num_threads(1)
-    whole = GradInversion(iterations=settings.iterations)
+    whole = GradInversion(iterations=settings.iterations, seeds=settings.seeds)
     arms = {"all": whole} | {
         f"no {term}": replace(whole, **{term: 0.0}) for term in ("total_variation", "norm", "statistics", "group")
     }
@@ -52,9 +52,8 @@ def main() -> None:
             scores[name].append(decibels(found.images, batch.images))
         print(f"batch {index}: " + ", ".join(f"{name} {scores[name][-1]:.2f}" for name in arms), flush=True)
     for name in list(arms)[1:]:
-        gains = np.array(scores["all"]) - np.array(scores[name])
-        error = gains.std(ddof=1) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
-        print(f"{name.removeprefix('no ')} is worth {gains.mean():+.2f} dB, standard error {error:.2f}, {len(gains)} batches")
+        gains = [with_all - without for with_all, without in zip(scores["all"], scores[name], strict=True)]
+        print(f"{name.removeprefix('no ')} is worth {interval(gains)}")
 
 
 if __name__ == "__main__":

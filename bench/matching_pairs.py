@@ -3,8 +3,8 @@
     CURIOUS_DATA=.data python -m bench.matching_pairs --seeds 3
 
 For a batch of two with the labels given: 1, 2 and 4 pairs at independent models; 2 consecutive models of training on that
-batch; one wrong label; two pictures of one class. One line a seed, nothing chosen; PSNR is the batch's mean after the best
-assignment. One thread.
+batch; one wrong label; two pictures of one class. One line a seed, nothing chosen, then the mean of every case with its 95 %
+interval; PSNR is the mean of the batch after the best assignment. One thread.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import torch
 from attacks import Granted, Observation
 from attacks.labels import GivenLabels
 from attacks.matching import GengImages
-from bench.matching import decibels
+from bench.matching import decibels, interval
 from learning.data import CIFAR10, Pictures, pictures_of
 from learning.models import LeNet
 from learning.tensors import Batch, generator
@@ -55,8 +55,9 @@ def cases(pictures: Pictures, seed: int) -> Iterator[tuple[str, Observation, Bat
         yield f"{count} independent", pairs_of(two, two.labels, seed, count, False), two
     yield "2 consecutive", pairs_of(two, two.labels, seed, 2, True), two
     wrong = torch.stack([two.labels[0], (two.labels[1] + 1) % 10])
-    yield "2, one wrong label", pairs_of(two, wrong, seed, 2, False), two
-    yield "2, one class", pairs_of(alike, alike.labels, seed, 2, False), alike
+    for count in (1, 2):
+        yield f"{count}, one wrong label", pairs_of(two, wrong, seed, count, False), two
+        yield f"{count}, one class", pairs_of(alike, alike.labels, seed, count, False), alike
 
 
 def main() -> None:
@@ -66,12 +67,16 @@ def main() -> None:
     settings = parser.parse_args()
     torch.set_num_threads(1)
     attack = GengImages(labels=GivenLabels(), iterations=settings.iterations)
+    scores: dict[str, list[float]] = {}
     for seed in range(settings.seeds):
         for name, observation, batch in cases(pictures_of(CIFAR10()), seed):
             found = attack.reconstruct(observation, generator("start", seed))
             assert found.images is not None
             quality, evaluated = decibels(found.images, batch.images), len(found.history) - 1
+            scores.setdefault(name, []).append(quality)
             print(f"seed {seed} {name:20s} {quality:6.1f} dB, loss {found.loss:.1e} after {evaluated} iterations", flush=True)
+    for name, found in scores.items():
+        print(f"{name:20s} {interval(found)}")
 
 
 if __name__ == "__main__":

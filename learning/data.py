@@ -175,10 +175,13 @@ def client_batch(data: ClientData, client: int, round: int, seed: int) -> Batch:
     return pictures_of(data.data).train.batch(part[drawn.numpy()])
 
 
-def public_examples(data: Data, count: int, seed: int) -> Batch:
-    """`count` examples of the public test set, drawn by the seed: what a study may grant to an attacker."""
+def public_examples(data: Data, count: int, seed: int, skip: int = 0) -> Batch:
+    """`count` examples of the public test set, drawn by the seed: what a study may grant to an attacker.
+
+    `skip`: how many of those so drawn come before them; fewer than `count` are left where the set ends.
+    """
     test = pictures_of(data).test
-    return test.batch(torch.randperm(len(test), generator=generator(seed, "public"))[:count])
+    return test.batch(torch.randperm(len(test), generator=generator(seed, "public"))[skip : skip + count])
 
 
 def _split(examples: Examples, classes: int) -> Pictures:

@@ -134,7 +134,7 @@ def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> No
             done = -1  # its state is not kept: its rounds are repeated, and come out the same
         mine = {node: client for node, client in clients.items() if client < federation.clients}
         updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
-        strategy = _GoingOn(CuriousStrategy(updates, log, mine), ledger, cell.index, done)
+        strategy = _GoingOn(CuriousStrategy(updates, log, mine, federation.secure_aggregation), ledger, cell.index, done)
         model = initial_model(cell)
         strategy.start(
             grid,

@@ -60,11 +60,13 @@ class CuriousStrategy(Around):
 
     The wrapped strategy gets the very messages and replies that it would get alone, and trains the same global model to the
     last bit. `clients`: the number by which the observer knows a node; nodes that it does not hold go by their node id.
+    `only_sums`: the observer is told what a server behind secure aggregation sees: the mean of a round's updates, weighed by
+    their examples, under the least of the clients' numbers; and no update of a round in which a client failed.
     """
 
-    def __init__(self, inner: Strategy, observer: Observer, clients: Mapping[int, int] | None = None):
+    def __init__(self, inner: Strategy, observer: Observer, clients: Mapping[int, int] | None = None, only_sums: bool = False):
         super().__init__(inner)
-        self.observer, self.clients = observer, clients or {}
+        self.observer, self.clients, self.only_sums = observer, clients or {}, only_sums
         self._sent: Tensors = {}
         self._asked: list[int] = []
 
@@ -79,7 +81,9 @@ class CuriousStrategy(Around):
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
         replies = list(replies)
         answered = {reply.metadata.src_node_id: reply for reply in replies}
-        for node in sorted(set(self._asked) | set(answered), key=self._client):
+        shared: list[tuple[int, Update, int]] = []
+        nodes = sorted(set(self._asked) | set(answered), key=self._client)
+        for node in nodes:
             try:
                 if node not in answered:
                     raise BadReply("the client did not reply in time")
@@ -87,11 +91,25 @@ class CuriousStrategy(Around):
             except BadReply as fault:
                 self.observer.on_failure(server_round, self._client(node), str(fault))
             else:
-                self.observer.on_update(server_round, self._client(node), update, examples)
+                shared.append((self._client(node), update, examples))
+        if self.only_sums:
+            shared = [_together(shared)] if shared and len(shared) == len(nodes) else []
+        for client, update, examples in shared:
+            self.observer.on_update(server_round, client, update, examples)
         return self.inner.aggregate_train(server_round, replies)
 
     def _client(self, node: int) -> int:
         return self.clients.get(node, node)
+
+
+def _together(shared: list[tuple[int, Update, int]]) -> tuple[int, Update, int]:
+    """The mean of clients' updates by their examples, under the first client's number, with all their examples."""
+    total, mean = sum(examples for *_, examples in shared), {}
+    for _, update, examples in shared:
+        for name, tensor in update.named().items():
+            part = examples / total * tensor
+            mean[name] = mean[name] + part if name in mean else part
+    return shared[0][0], Update.of(mean), total
 
 
 class UpdateStrategy(Around):

@@ -5,18 +5,20 @@ attack, memory holds no more than is in flight, and a run that was killed goes o
 """
 
 import threading
+from dataclasses import replace
 from functools import lru_cache
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from attacks import Granted, Observation
 from attacks.workers import Job, Outcome, Pool
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Batch, derived_seed, load_state
-from learning.training import set_mode
+from learning.training import Training, set_mode
 from studies.config import Cell, Grants, named_attack
 from studies.ledger import Ledger, Result, Victim
-from studies.scores import score
+from studies.scores import GALLERY, score
 
 
 class Interrogation:
@@ -66,7 +68,7 @@ class Interrogation:
             client=victim.client,
             model=self._model(victim.cell, victim.round),
             update=self._ledger.update(victim),
-            training=cell.study.training,
+            training=_as_of_one_client(cell),
             examples=self._ledger.examples(victim),
             image_shape=pictures.image_shape,
             classes=pictures.classes,
@@ -88,7 +90,8 @@ class Interrogation:
         if outcome.reconstruction is not None:
             reason = outcome.reconstruction.verdict
             cell = self._ledger.plan.cells[victim.cell]
-            scores = score(outcome.reconstruction, truth(cell, victim), pictures_of(cell.study.data).classes).row()
+            classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
+            scores = score(outcome.reconstruction, truth(cell, victim), classes, others).row()
             loss = outcome.reconstruction.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, outcome.reconstruction)
@@ -96,8 +99,25 @@ class Interrogation:
 
 
 def truth(cell: Cell, victim: Victim) -> Batch:
-    """The examples behind an update, drawn again as the client drew them."""
-    return client_batch(cell.study.client_data, victim.client, victim.round, cell.seed)
+    """The examples behind an update, drawn again as the clients drew them."""
+    clients = cell.behind(victim.round, victim.client)
+    batches = [client_batch(cell.study.client_data, client, victim.round, cell.seed) for client in clients]
+    return Batch(torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches]))
+
+
+def _as_of_one_client(cell: Cell) -> Training:
+    """The work behind an update: of clients whose updates were added up, as one client with batches of all of theirs."""
+    study = cell.study
+    together = study.federation.clients_per_round if study.federation.secure_aggregation else 1
+    return replace(study.training, batch_size=together * study.training.batch_size)
+
+
+def gallery(cell: Cell, grants: Grants) -> Tensor:
+    """The pictures from which a restored one is to be told: of the test set, and none that the attacker was granted.
+
+    A small test set gives fewer than `GALLERY` less one.
+    """
+    return public_examples(cell.study.data, GALLERY - 1, cell.seed, skip=grants.public).images
 
 
 def _granted(cell: Cell, victim: Victim, grants: Grants) -> Granted:

@@ -59,6 +59,8 @@ class Federation(Table):
     `examples_per_round`: how many of its examples a client uses in a round; 0 is all (and the batch, where a gradient is
     shared). `strategy`: the Flower strategy that aggregates. `test_examples`: how many examples of the test set measure
     the global accuracy after every `evaluate_every`-th round; 0 is all. `timeout`: seconds to wait for a round's replies.
+    `secure_aggregation`: the server sees the mean of a round's updates by their examples and no single one, and nothing of a
+    round in which a client fails.
     """
 
     clients: Count = 10
@@ -69,6 +71,7 @@ class Federation(Table):
     test_examples: Index = 1000
     evaluate_every: Count = 1
     timeout: Positive = 600.0
+    secure_aggregation: bool = False
 
 
 class Start(Table):
@@ -193,7 +196,10 @@ def _unique(kind: str, names: list[str]) -> None:
 
 
 class Study(Table):
-    """Everything that decides what a run computes. `[grid]` and the seeds multiply it into cells."""
+    """Everything that decides what a run computes. `[grid]` and the seeds multiply it into cells.
+
+    `reference`: the attack whose results at the grid's first point the report prices all others against.
+    """
 
     name: Name
     description: str = ""
@@ -210,6 +216,7 @@ class Study(Table):
         NamedDefense("none", ())
     ]
     attacks: list[Annotated[NamedAttack, BeforeValidator(named_attack)]] = []
+    reference: str = ""
     resources: Resources = Resources()
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
@@ -246,13 +253,21 @@ class Study(Table):
             raise SettingsError(
                 f"record.clients = {self.record.clients} names a client beyond the last, {federation.clients - 1}"
             )
+        if self.record.clients != "all" and federation.secure_aggregation:
+            raise SettingsError(
+                f"record.clients = {self.record.clients} picks clients, and under federation.secure_aggregation the server "
+                f"sees none on its own; leave it out"
+            )
         if self.record.rounds != "all" and max(self.record.rounds) > federation.rounds:
             raise SettingsError(
                 f"record.rounds = {self.record.rounds} names a round beyond federation.rounds = {federation.rounds}"
             )
         _unique("defenses", [defense.name for defense in self.defenses])
-        _unique("attacks", [attack.name for attack in self.attacks])
+        names = [attack.name for attack in self.attacks]
+        _unique("attacks", names)
         check_grants(self.attacks, self.granted)
+        if self.reference and self.reference not in names:
+            raise SettingsError(f"reference = '{self.reference}' is no attack of this study; {choices(self.reference, names)}")
         for index, defense in enumerate(self.defenses):
             try:
                 defended_update(defense.chain, training)
@@ -324,10 +339,19 @@ class Cell:
         rng = np.random.default_rng(derived_seed(self.seed, "clients", round))
         return sorted(rng.choice(federation.clients, size=federation.clients_per_round, replace=False).tolist())
 
+    def seen(self, round: int) -> list[int]:
+        """The clients under whose numbers the server sees updates: all that train, or the first, who stands for their sum."""
+        chosen = self.chosen(round)
+        return chosen[:1] if self.study.federation.secure_aggregation else chosen
+
+    def behind(self, round: int, client: int) -> list[int]:
+        """The clients whose examples are in the update that the server sees under that number."""
+        return self.chosen(round) if self.study.federation.secure_aggregation else [client]
+
     def recorded(self) -> list[tuple[int, int]]:
         """Rounds and clients whose updates are kept and attacked, if no client fails."""
         rounds = range(1, self.study.rounds + 1)
-        return [(round, client) for round in rounds for client in self.chosen(round) if self.study.recorded(round, client)]
+        return [(round, client) for round in rounds for client in self.seen(round) if self.study.recorded(round, client)]
 
     @property
     def setting(self) -> str:

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import scipy.stats
+
 from attacks import ATTACKS, Attack
 from attacks.controls import Mean, Null
 from attacks.labels.given import GivenLabels
 from learning.catalogue import name_of
+from studies.ceilings import identification_ceiling, noise_ratio
 from studies.config import Cell, named_attack
 from studies.ledger import Ledger, Result
 from studies.scores import Estimate, estimate
 from studies.summary import Row, alike, curves, rows
 from studies.wording import about_of, plural, settings_of
+
+FLUKE = 1e-3  # probability of as much being identified by chance, below which it is held to be above the ceiling
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,24 @@ class Evidence:
     def controls(self) -> list[AttackInfo]:
         return [attack for attack in self.attacks.values() if attack.control]
 
+    def ceiling(self, setting: str, defense: str) -> float | None:
+        """The share of the pictures that any attack can identify at most, where the defense's noise bounds it."""
+        among = {
+            picked: (result.victim, result.scores["among"])
+            for attack in self.attacks
+            for picked, result in self.results(setting, defense, attack).items()
+            if "among" in result.scores
+        }
+        bounds = []
+        for picked, (victim, candidates) in among.items():
+            cell = self.cells[setting, defense, picked.seed]
+            examples = self.ledger.examples(victim) // len(cell.behind(picked.round, picked.client))
+            ratio = noise_ratio(cell.defense.chain, cell.study.training, examples)
+            if ratio is None:
+                return None
+            bounds.append((candidates, ratio))
+        return max((identification_ceiling(*bound) for bound in set(bounds)), default=None)
+
 
 def estimated(values: Values) -> Estimate | None:
     by_seed: dict[int, list[float]] = defaultdict(list)
@@ -181,13 +204,24 @@ def _leak(evidence: Evidence, setting: str, defense: str, metric: str) -> Leak |
     return Leak(name, told, value, of, len(found), beside, better, gain, share)
 
 
+def _above(flags: list[float], ceiling: float) -> bool:
+    found = scipy.stats.binomtest(round(sum(flags)), len(flags), min(ceiling, 1.0), alternative="greater")
+    return bool(found.pvalue < FLUKE)
+
+
 @dataclass(frozen=True)
 class Line:
-    """A row of the table, and by metric how far its mean is from the null control's on the same updates."""
+    """A row of the table, and by metric how far its mean is from the null control's on the same updates.
+
+    `ceiling`: what `identified` can be at most, where the defense bounds it. `above_ceiling`: it is more, beyond what chance
+    would do in one of a thousand such rows: a fault of the program, or of what the ceiling assumes.
+    """
 
     row: Row
     info: AttackInfo
     from_null: dict[str, float]
+    ceiling: float | None
+    above_ceiling: bool
     reasons: list[tuple[str, str, int]]
 
     @property
@@ -215,6 +249,7 @@ class Point:
     def _lines(self, defense: str) -> list[Line]:
         evidence, lines = self._evidence, []
         null = next((a.name for a in evidence.attacks.values() if a.control == "null"), None)
+        ceiling = evidence.ceiling(self.setting, defense)
         for name, info in evidence.attacks.items():
             row = evidence.rows.get((self.setting, defense, name))
             if row is None:
@@ -233,7 +268,9 @@ class Point:
                 gain = differences(evidence.values(self.setting, defense, name, metric), known)
                 if gain:
                     from_null[metric] = statistics.fmean(gain.values())
-            lines.append(Line(row, info, from_null, reasons[:4]))
+            flags = [flag for result in results for flag in result.scores.get("identified", ())]
+            above = ceiling is not None and bool(flags) and _above(flags, ceiling)
+            lines.append(Line(row, info, from_null, ceiling, above, reasons[:4]))
         return lines
 
     def _controls(self) -> dict[str, dict[str, float]]:

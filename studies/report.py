@@ -29,8 +29,10 @@ from studies.evidence import Evidence, Picked, Point
 from studies.ledger import Ledger, Result, Victim
 from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
+from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
+from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them
@@ -73,6 +75,10 @@ def page(ledger: Ledger) -> str:
         galleries=pictures,
         galleries_left_out=pictures_left_out,
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
+        tradeoffs={setting: found for setting in evidence.settings if (found := tradeoffs(evidence, setting))},
+        losses=LOSSES,
+        prices=prices(evidence),
+        priced=PRICED,
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),
@@ -196,7 +202,9 @@ def _sheet(evidence: Evidence, setting: str, attack: str, chosen_by: str, picked
     cell = evidence.cells[setting, chosen_by, picked.seed]
     true = truth(cell, Victim(cell.index, picked.round, picked.client)).images
     count = min(SHOWN_PICTURES, len(true))
-    who = f"client {picked.client}, round {picked.round}, seed {picked.seed}"
+    behind = cell.behind(picked.round, picked.client)
+    whose = f"client {picked.client}" if len(behind) == 1 else f"the sum of {len(behind)} clients"
+    who = f"{whose}, round {picked.round}, seed {picked.seed}"
     note = who if count == len(true) else f"{who}; the first {count} of {len(true)} pictures"
     originals = [_shown(true[i], f"True picture {i + 1} of {who}", "") for i in range(count)]
     lines = []
@@ -294,6 +302,7 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         "models": [model for model in models if model is not None],
         "starts": list(starts),
         "strategy": each(lambda s: s.federation.strategy),
+        "secure": sorted({study.federation.secure_aggregation for study in studies}),
         "clients": each(lambda s: s.federation.clients),
         "per_round": each(lambda s: s.federation.clients_per_round),
         "rounds": each(lambda s: s.federation.rounds),

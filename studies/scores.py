@@ -17,7 +17,8 @@ from learning.tensors import Batch
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
 LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
-IMAGE_SCORES = ("psnr", "ssim", "mse", "exact", "certified", "false_certificates")
+IMAGE_SCORES = ("psnr", "ssim", "mse", "exact", "identified", "certified", "false_certificates")
+GALLERY = 100  # pictures among which a restored one is to be identified: its own and others of the same set
 EXACT_ERROR = 1e-6  # mean squared error up to which a picture came back exactly: a quarter of a pixel's level
 CERTIFIED_ERROR = 1e-4  # mean squared error above which a picture that was certified as exact is not: a pixel error of 0.01
 
@@ -29,6 +30,9 @@ class Scores:
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
     `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
     `exact`: 1 for every true picture that came back as it was (the root mean squared error of its pixels is at most 0.001).
+    `identified`: 1 for every true picture whose restored one resembles it more than any picture of a gallery of others does, by
+    the correlation of pixels, which neither brightness nor contrast move. `among`: how many pictures they are; chance is one
+    in so many.
     `certified`: 1 for every true picture whose restored one the attack itself certifies as exact; `false_certificates`: 1 for
     each of these that is not (the root mean squared error of its pixels is above 0.01).
     `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
@@ -42,6 +46,8 @@ class Scores:
     psnr: list[float] | None = None
     ssim: list[float] | None = None
     exact: list[float] | None = None
+    identified: list[float] | None = None
+    among: int | None = None
     certified: list[float] | None = None
     false_certificates: list[float] | None = None
     label_accuracy: float | None = None
@@ -56,9 +62,12 @@ class Scores:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
+def score(
+    reconstruction: Reconstruction, truth: Batch, classes: int, others: Float[Tensor, "n channels height width"] | None = None
+) -> Scores:
     """Holds a reconstruction against the truth; the order in which examples were restored does not matter.
 
+    `others`: the gallery's pictures beside the true one; without any, nothing is identified, and that score is left out.
     A true picture that no restored one is left for is scored against mid-grey, and a pixel that is not a number is mid-grey.
     """
     images: dict[str, Any] = {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images)
@@ -67,6 +76,9 @@ def score(reconstruction: Reconstruction, truth: Batch, classes: int) -> Scores:
     )
     if (interval := reconstruction.counts_interval) is not None:
         labels |= _interval_scores(*interval, truth.labels, classes)
+    if others is not None and len(others) and reconstruction.images is not None:
+        images["identified"] = _identified(reconstruction.images, truth.images, images["matches"], others)
+        images["among"] = len(others) + 1
     if reconstruction.certified is not None and images:
         images |= _certificate_scores(reconstruction.certified, images)
     return Scores(**images, **labels)
@@ -104,6 +116,25 @@ def _certificate_scores(certified: Tensor, images: dict[str, Any]) -> dict[str, 
     flags = [bool(certified[j]) if j < len(certified) else False for j in images["matches"]]
     wrong = [flag and mse > CERTIFIED_ERROR for flag, mse in zip(flags, images["mse"], strict=True)]
     return {"certified": list(map(float, flags)), "false_certificates": list(map(float, wrong))}
+
+
+def _identified(found: Tensor, truth: Tensor, matches: list[int], others: Tensor) -> list[float]:
+    gallery = _standardised(others)
+    flags = []
+    for picture, match in zip(truth, matches, strict=True):
+        if match >= len(found):
+            flags.append(0.0)
+            continue
+        restored, own = _standardised(found[match][None].nan_to_num(0.5, posinf=1.0, neginf=0.0)), _standardised(picture[None])
+        flags.append(float(restored @ own.T > (restored @ gallery.T).max()))  # a plain grey resembles all alike, and none more
+    return flags
+
+
+def _standardised(images: Tensor) -> Tensor:
+    """Pictures as rows of mean zero and norm one, so that their products are correlations; a plain one is zero."""
+    rows = images.double().flatten(1)
+    rows = rows - rows.mean(1, keepdim=True)
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def _ssim(found: Tensor, truth: Tensor) -> float:

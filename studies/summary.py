@@ -1,6 +1,7 @@
 """What a run found: one row for each setting, defense and attack, with intervals."""
 
 import csv
+import math
 import re
 import statistics
 from collections import Counter, defaultdict
@@ -23,7 +24,8 @@ class Row:
     `statuses`: how many updates had each status. `reasons`: why the others are not "ok",
     and what the attack says of its own results, each with its number, sentences that differ in figures alone taken together.
     `scores`: by metric, the mean over victims with its interval; a victim's picture scores are means over its pictures.
-    `medians`: of all pictures (or of all victims, for labels). `seconds`: median of one attack.
+    `medians`: of all pictures (or of all victims, for labels). `worst_tenth`: the mean PSNR of the tenth of the pictures that
+    came back best, which is the worst that happened to anybody. `seconds`: median of one attack.
     """
 
     setting: str
@@ -33,6 +35,7 @@ class Row:
     reasons: dict[str, int]
     scores: dict[str, Estimate]
     medians: dict[str, float]
+    worst_tenth: float | None
     seconds: float
 
 
@@ -86,6 +89,7 @@ def write_csv(ledger: Ledger, path: Path) -> None:
     accuracy = {(curve.setting, curve.defense): curve.last for curve in curves(ledger)}
     fields = ["setting", "defense", "attack", "victims", "ok", "not applicable", "failed", "reasons"]
     fields += ["accuracy", "accuracy low", "accuracy high", "seconds"]
+    fields += ["psnr worst tenth"]
     fields += [f"{metric}{part}" for metric in METRICS for part in ("", " low", " high", " median")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fields)
@@ -97,6 +101,8 @@ def write_csv(ledger: Ledger, path: Path) -> None:
             line["reasons"] = "; ".join(row.reasons)
             if (last := accuracy[row.setting, row.defense]) is not None:
                 line |= _parts("accuracy", last)
+            if row.worst_tenth is not None:
+                line["psnr worst tenth"] = f"{row.worst_tenth:.6g}"
             for metric, value in row.scores.items():
                 line |= _parts(metric, value) | {f"{metric} median": f"{row.medians[metric]:.6g}"}
             writer.writerow(line)
@@ -109,7 +115,7 @@ def _parts(name: str, value: Estimate) -> dict[str, str]:
 
 
 def _row(setting: str, defense: str, attack: str, members: list[tuple[Cell, Result]]) -> Row:
-    scores, medians = {}, {}
+    scores, medians, worst_tenth = {}, {}, None
     for metric in METRICS:
         by_seed: dict[int, list[float]] = defaultdict(list)
         single: list[float] = []
@@ -121,6 +127,8 @@ def _row(setting: str, defense: str, attack: str, members: list[tuple[Cell, Resu
         if single:
             scores[metric] = estimate(list(by_seed.values()))
             medians[metric] = statistics.median(single)
+            if metric == "psnr":
+                worst_tenth = statistics.fmean(sorted(single)[-math.ceil(len(single) / 10) :])
     return Row(
         setting,
         defense,
@@ -129,5 +137,6 @@ def _row(setting: str, defense: str, attack: str, members: list[tuple[Cell, Resu
         alike(result.reason for _, result in members if result.reason),
         scores,
         medians,
+        worst_tenth,
         statistics.median(result.seconds for _, result in members),
     )

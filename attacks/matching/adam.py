@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from attacks.matching.slopes import Slope
 from learning.tensors import Tensors
@@ -36,13 +37,16 @@ def descend(
     bounded: tuple[str, ...] = ("images",),
     before: Callable[[int, Tensors], None] | None = None,
     paces: Sequence[float] | None = None,
+    sign: Callable[[Tensor], Tensor] = torch.sign,
+    decay: float = 0.0,
 ) -> list[Run]:
     """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
 
     `slopes`: the slope to begin with, and the one for the last tenth of the iterations. `starts`: variables by name, the first
     axis being the restarts. `rate`: the step of that iteration, `scales` what it is multiplied by for a variable, `paces` for
-    a restart. `signed`: Adam sees the sign of the slope only, in all restarts or in those that are marked. What is `bounded`
-    is put back into [0, 1] after every step. `before` is called with every iteration and the variables before they are
+    a restart. `signed`: Adam sees the `sign` of the slope only, in all restarts or in those that are marked. What is `bounded`
+    is put back into [0, 1] after every step, and goes back to the middle by the share `decay` of the step's length first
+    (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the variables before they are
     looked at, and may change them.
 
     A restart whose loss is not finite stays where it is; the descent ends when all do, or when no loss has fallen by a
@@ -88,17 +92,25 @@ def descend(
                 seen = seen.nan_to_num(0.0, 0.0, 0.0)
                 step = step * (~torch.tensor(stopped)).to(step).view(step.shape)
             if marks.all():
-                seen = seen.sign()
+                seen = sign(seen)
             elif marks.any():
-                seen = torch.where(signs[name], seen.sign(), seen)
+                seen = torch.where(signs[name], sign(seen), seen)
             first[name].lerp_(seen, 1 - FIRST)
             second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
             root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
-            length = rate(iteration) * scales.get(name, 1.0) / (1 - FIRST ** (iteration + 1))
-            tensor.addcdiv_(step * first[name], root, value=-length)
+            length = rate(iteration) * scales.get(name, 1.0)
+            if decay and name in bounded:
+                tensor.sub_(step * (tensor - 0.5), alpha=length * decay)
+            tensor.addcdiv_(step * first[name], root, value=-length / (1 - FIRST ** (iteration + 1)))
             if name in bounded:
                 tensor.clamp_(0, 1)
     return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]
+
+
+def soft_sign(slopes: Tensor) -> Tensor:
+    """A stack's slopes as signs, but near zero as they are: the hyperbolic tangent in units of each one's mean size."""
+    size = slopes.flatten(1).abs().mean(1).clamp_min(torch.finfo(slopes.dtype).tiny)
+    return (slopes / size.view(-1, *[1] * (slopes.ndim - 1))).tanh()
 
 
 def _still(history: list[float], patience: int) -> bool:

@@ -1,6 +1,7 @@
 """Minimisation of a matching loss by a method of second order."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +16,18 @@ SCALE = 1e6  # of the loss at the start, as PyTorch's L-BFGS sees it: it leaves 
 PATIENCE, LEAST_FALL = 100, 0.01  # the loss stands still if so many iterations take off less than this share
 
 
-def minimise(slope: Slope, variables: Tensors, iterations: int, tolerance: float = 0.0) -> list[float]:
+def stands_still(history: list[float]) -> bool:
+    """Whether the last hundred iterations took off less than 1 % of the loss."""
+    return len(history) > PATIENCE and min(history) > (1 - LEAST_FALL) * min(history[:-PATIENCE])
+
+
+def minimise(
+    slope: Slope,
+    variables: Tensors,
+    iterations: int,
+    tolerance: float = 0.0,
+    given_up: Callable[[list[float]], bool] = stands_still,
+) -> list[float]:
     """Moves the variables downhill with L-BFGS and a strong-Wolfe line search, in place.
 
     `variables`: by name, leaves, all on one device. `slope`: their slopes and the loss.
@@ -24,8 +36,8 @@ def minimise(slope: Slope, variables: Tensors, iterations: int, tolerance: float
     variables are those of the least loss: `min` of what it returns. An iteration costs one evaluation of the loss and its
     slope, rarely a few more, and memory for 200 copies of the variables.
 
-    It ends before the given number of iterations when the loss is `tolerance` times the one at the start, when the last
-    hundred iterations took off less than 1 % of it, or when no way down is found. Where the loss is not finite or does not
+    It ends before the given number of iterations when the loss is `tolerance` times the one at the start, when the losses so
+    far say that it is `given_up`, or when no way down is found. Where the loss is not finite or does not
     fall it goes back to the best point and forgets the curvature it had learned; if that does not help, it ends.
     """
     descent = _Descent(slope, variables)
@@ -45,7 +57,7 @@ def minimise(slope: Slope, variables: Tensors, iterations: int, tolerance: float
         else:
             _restore(tensors, best)
             optimizer, fresh = _lbfgs(tensors), True
-        if len(history) > PATIENCE and least > (1 - LEAST_FALL) * min(history[:-PATIENCE]):
+        if given_up(history):
             break
     _restore(tensors, best)
     return history

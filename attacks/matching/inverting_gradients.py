@@ -9,7 +9,7 @@ from torch.func import grad_and_value
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
-from attacks.matching.adam import LAST, Run, descend, falling
+from attacks.matching.adam import LAST, Run, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES
 from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -40,17 +40,17 @@ class InvertingGradients(Attack):
 
     `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
     optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
-    only; "auto" takes what matches better: on small networks one restart is run with either to the end, at once, and several
-    are dealt to both, half each; large ones ask two pilots of a twentieth of the
-    iterations, and take signed steps, the paper's, where these are under a hundred.
+    only; "soft" leaves small slopes as they are; "auto" takes what matches better: on small networks one restart is run with
+    signs and without to the end, at once, and several are dealt to both, half each; large ones ask two pilots of a twentieth
+    of the iterations, and take signed steps, the paper's, where these are under a hundred.
     `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
     ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
-    of the iterations. `warm_up`: iterations in which it rises first. `distance`: of the gradients; squares and absolute values
-    are in units of the shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by),
-    `label_entropy` (of labels that are sought): weights of the priors. `box`: pictures are put back into [0, 1] after every
-    step, or are sigmoids of what is sought. `spread`: standard deviation of the starting pictures around mid-grey, in units
-    of the pixel range. `restarts`: independent starts, of which the one with the least loss is kept; they are computed
-    together.
+    of the iterations. `warm_up`: iterations in which it rises first. `weight_decay`: AdamW's, towards mid-grey. `distance`: of
+    the gradients; squares and absolute values are in units of the shared gradient's own. `total_variation`,
+    `colour_variation` (of what the channels differ by), `label_entropy` (of labels that are sought): weights of the priors.
+    `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard deviation
+    of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`. `restarts`:
+    independent starts, of which the one with the least loss is kept; they are computed together.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -71,21 +71,27 @@ class InvertingGradients(Attack):
     learning_rate: Positive | None = None
     decay: Literal["cosine", "steps"] = "cosine"
     warm_up: Index = 0
-    signed: bool | Literal["auto"] = "auto"
+    signed: bool | Literal["soft", "auto"] = "auto"
     distance: Literal["cosine", "masked-cosine", "layered-cosine", "squared", "absolute"] = "cosine"
     total_variation: NotNegative = 0.1
     colour_variation: NotNegative = 0.0
     label_entropy: NotNegative = 0.0
     box: Literal["projection", "sigmoid"] = "projection"
     spread: NotNegative = 0.05
+    uniform: bool = False
+    weight_decay: NotNegative = 0.0
     restarts: Count = 1
+
+    def __post_init__(self) -> None:
+        if self.weight_decay and self.box == "sigmoid":
+            raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
         simulated = 1 < observation.steps <= MOST_STEPS
-        variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference)}
+        variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
             variables["images"] = variables["images"].logit(EDGE)
         if rows is None:
@@ -95,14 +101,14 @@ class InvertingGradients(Attack):
             order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         victim = victim_of(observation, reference.dtype)
-        large = work(victim, observation.image_shape) >= LARGE
+        large = work(victim, observation.image_shape) * (observation.steps if simulated else 1) >= LARGE
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
         slopes = self._slopes(victim, observation, wanted, variables, simulated, large)
         signed = self._better(slopes[0], variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
-        kinds = [2 * lane < lanes if both else signed is True for lane in range(lanes)]
+        kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
         runs = self._descend(slopes, variables, kinds, self.iterations)
         best = min(runs, key=lambda run: run.loss)
         return Reconstruction(
@@ -156,7 +162,10 @@ class InvertingGradients(Attack):
         share = falling(self.decay, iterations, self.warm_up)
         scales = {"labels": 0.0, "images": 1.0 if self.box == "projection" else STEEP}
         bounded = ("images",) if self.box == "projection" else ()
-        return descend(slopes, variables, iterations, share, kinds, scales, bounded, paces=paces)
+        sign = soft_sign if self.signed == "soft" else torch.sign
+        return descend(
+            slopes, variables, iterations, share, kinds, scales, bounded, paces=paces, sign=sign, decay=self.weight_decay
+        )
 
     def _pictures(self, one: Tensors) -> Tensor:
         return one["images"].sigmoid() if self.box == "sigmoid" else one["images"]

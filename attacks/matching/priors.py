@@ -32,16 +32,22 @@ def outside(images: Float[Tensor, "batch channels height width"]) -> Float[Tenso
     return (images - images.clamp(0, 1)).square().mean()
 
 
-def start(observation: Observation, spread: float, rng: torch.Generator) -> Float[Tensor, "batch channels height width"]:
-    """Starting pictures: independent normal pixels around mid-grey with that standard deviation, not cut to [0, 1].
+def start(
+    observation: Observation, spread: float, rng: torch.Generator, uniform: bool = False
+) -> Float[Tensor, "batch channels height width"]:
+    """Starting pictures: independent pixels around mid-grey with that standard deviation, not cut to [0, 1].
 
-    Drawn on the CPU in float32, so that they are the same on every device.
+    Normal, or uniform: with a spread of 0.289 over all of [0, 1]. Drawn on the CPU in float32, so that they are the same on
+    every device.
     """
-    return 0.5 + spread * torch.randn(observation.examples, *observation.image_shape, generator=rng)
+    shape = (observation.examples, *observation.image_shape)
+    if uniform:
+        return 0.5 + spread * 12**0.5 * (torch.rand(shape, generator=rng) - 0.5)
+    return 0.5 + spread * torch.randn(shape, generator=rng)
 
 
 def starts(
-    observation: Observation, spread: float, restarts: int, rng: torch.Generator
+    observation: Observation, spread: float, restarts: int, rng: torch.Generator, uniform: bool = False
 ) -> Float[Tensor, "restarts batch channels height width"]:
     """So many of them, drawn one after the other and cut to [0, 1]."""
-    return torch.stack([start(observation, spread, rng) for _ in range(restarts)]).clamp(0, 1)
+    return torch.stack([start(observation, spread, rng, uniform) for _ in range(restarts)]).clamp(0, 1)

@@ -40,8 +40,10 @@ def simulation(victim: Victim, training: Training, examples: int) -> Simulation:
             before = epoch * examples if len(images) > examples else 0
             taken = slice(before + first, before + last)
             found = grad(victim.loss)(weights, images[taken], labels[taken])
-            velocity = {name: training.momentum * velocity[name] + found[name] for name in weights}
-            weights = {name: tensor - training.learning_rate * velocity[name] for name, tensor in weights.items()}
+            if training.momentum:
+                found = {name: torch.add(found[name], velocity[name], alpha=training.momentum) for name in weights}
+            velocity = found
+            weights = {n: torch.sub(tensor, velocity[n], alpha=training.learning_rate) for n, tensor in weights.items()}
             total = {name: tensor + velocity[name] for name, tensor in total.items()}
             weight = training.momentum * weight + 1
             share += weight

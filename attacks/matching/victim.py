@@ -12,6 +12,7 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from attacks.attack import Observation
+from attacks.matching.fixed_statistics import use_fixed_statistics
 from attacks.matching.patches import Patches, use_patches
 from learning.tensors import Tensors
 
@@ -54,6 +55,7 @@ def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
         if isinstance(getattr(module, "inplace", None), bool):
             object.__setattr__(module, "inplace", False)
     use_patches(model)
+    use_fixed_statistics(model)
     names = observation.update.parameters.keys()
     return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names})
 

@@ -255,6 +255,49 @@ def test_only_the_clients_that_the_study_names_are_recorded(tmp_path):
         assert {victim.client for victim in ledger.observations()} == {0, 2}
 
 
+@pytest.mark.parametrize("shared", ["gradient", "delta"])
+def test_behind_secure_aggregation_an_attack_gets_the_sum_and_the_model_is_trained_alike(tmp_path, shared):
+    training = {"batch_size": 3, "shared": shared}
+    federation = {"clients_per_round": 3, "rounds": 2, "examples_per_round": 0 if shared == "gradient" else 6}
+    raw = changed(training=training, federation=federation, attacks=["ilrg", "mean"], defenses=["none"])
+    secure = changed(
+        training=training, federation={**federation, "secure_aggregation": True}, attacks=["ilrg", "mean"], defenses=["none"]
+    )
+    with run(tmp_path / "seen", raw) as seen, run(tmp_path / "summed", secure) as summed:
+        for round in (1, 2, 3):
+            mine, other = seen.model(0, round), summed.model(0, round)
+            assert all(torch.equal(mine[name], other[name]) for name in mine)
+        cell = summed.plan.cells[0]
+        each = 3 if shared == "gradient" else 6
+        first = [Victim(0, 1, client) for client in cell.chosen(1)]
+        assert [victim.client for victim in summed.observations()] == [cell.chosen(round)[0] for round in (1, 2)]
+        assert summed.examples(first[0]) == 3 * each
+        updates = [seen.update(victim).parameters for victim in first]
+        for name, tensor in summed.update(first[0]).parameters.items():
+            torch.testing.assert_close(tensor, sum(update[name] for update in updates) / 3)
+        batch = truth(cell, first[0])
+        assert len(batch) == 3 * each
+        assert torch.equal(batch.images[each : 2 * each], truth(seen.plan.cells[0], first[1]).images)
+        observation = Interrogation(summed, pool=None).observation(first[0], Grants())  # pyright: ignore[reportArgumentType]
+        if shared == "gradient":
+            model = cell.study.model.build(observation.image_shape, observation.classes, seed=5)
+            load_state(model, summed.model(0, 1))
+            own = gradient(set_mode(model, cell.study.training), batch)
+            assert squared_distance(observation.gradient(), own) < 1e-10 * squared_distance(
+                own, {n: 0 * t for n, t in own.items()}
+            )
+        assert observation.steps == (1 if shared == "gradient" else 2)
+        assert len(summed.results()) == 4
+
+
+def test_behind_secure_aggregation_nothing_is_seen_of_a_round_in_which_a_client_fails(tmp_path):
+    federation = {"clients": 4, "clients_per_round": 3, "rounds": 6, "secure_aggregation": True}
+    with run(tmp_path / "run", changed(federation=federation, attacks=["null"], defenses=["none"]), faulty("nan")) as ledger:
+        failed = {failure.victim.round for failure in ledger.failures()}
+        assert 0 < len(failed) < 6
+        assert {victim.round for victim in ledger.observations()} == set(range(1, 7)) - failed
+
+
 def test_a_federation_learns(tmp_path):
     raw = changed(
         model={"width": 32},

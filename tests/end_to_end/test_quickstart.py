@@ -30,9 +30,9 @@ def quickstart(monkeypatch):
     """The app's modules, as Flower finds them: its folder comes first."""
     monkeypatch.syspath_prepend(str(APP))
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
-    import quickstart.client_app
-    import quickstart.server_app
-    import quickstart.task
+    import quickstart.client_app  # pyright: ignore[reportMissingImports]
+    import quickstart.server_app  # pyright: ignore[reportMissingImports]
+    import quickstart.task  # pyright: ignore[reportMissingImports]
 
     yield quickstart
     for name in [name for name in sys.modules if name.startswith("quickstart")]:
@@ -74,6 +74,7 @@ def test_the_labels_of_a_whole_batch_are_in_its_weights(quickstart, rate):
         assert seen.found is not None
         assert seen.found.misfits == []
         (line,) = seen.found.lines
+        assert line.reconstruction is not None
         assert score(line.reconstruction, truth(quickstart, seen.client, 32), 10).row()["label_accuracy"] == 1
 
 

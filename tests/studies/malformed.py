@@ -108,6 +108,13 @@ TOP: list[Row] = [
     ("a key with spaces", study(**{'"my key"': "1"}), "'my key'", "choices: name, description, seeds"),
     ("an empty key", study(**{'""': "1"}), "''", "choices: name, description, seeds"),
     ("seeds that are one number", study(seeds="0"), "seeds = 0", "should be a list"),
+    ("a reference that is no attack", study(reference='"dgl"', attacks='["dlg"]'), "reference = 'dgl'", "did you mean 'dlg'?"),
+    (
+        "clients picked behind secure aggregation",
+        study("[federation]\nsecure_aggregation = true\n[record]\nclients = [0]"),
+        "record.clients = [0]",
+        "leave it out",
+    ),
     ("no seeds", study(seeds="[]"), "seeds = []", "should have at least 1 item"),
     ("a negative seed", study(seeds="[0, -1]"), "seeds[1] = -1", "should be greater than or equal to 0"),
     ("a seed that is text", study(seeds='["0"]'), "seeds[0] = '0'", "should be a valid integer"),

@@ -13,11 +13,12 @@ import torch
 from attacks import Reconstruction
 from learning.data import pictures_of
 from learning.tensors import Batch, Update
-from studies.attacking import truth
+from studies.attacking import gallery, truth
 from studies.config import Grants, make_plan, read_plan
 from studies.ledger import Failure, Ledger, Result, Round, Victim
 from studies.report import write_report
 from studies.scores import score
+from studies.wording import MINUS
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" </details> {{ 7 * 7 }}"
 RAW: dict[str, Any] = {
@@ -63,7 +64,7 @@ def attack(ledger: Ledger, victim: Victim, name: str, strength: float, *, images
         images=mixed.flip(0) if images else None,
         labels=torch.nn.functional.one_hot(guessed, 10).float() if labels else None,
     )
-    scores = score(found, true, pictures_of(cell.study.data).classes).row()
+    scores = score(found, true, pictures_of(cell.study.data).classes, gallery(cell, Grants(public=20))).row()
     ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.25), found)
 
 
@@ -109,9 +110,13 @@ def checked(page: str) -> lxml.html.HtmlElement:
         assert reference in ids
     for table in tree.xpath("//table[not(@class='pictures')]"):
         assert table.xpath("./caption")
+        assert len({sum(int(cell.get("colspan", 1)) for cell in row) for row in table.xpath(".//tr")}) == 1, (
+            table.text_content()
+        )
         assert all(heading.get("scope") in ("col", "row") for heading in table.xpath(".//th"))
     assert all(len(tree.xpath(f"//{landmark}")) == 1 for landmark in ("header", "nav", "main", "footer"))
-    assert [heading.text_content() for heading in tree.xpath("//h2")] == [
+    optional = "What assumptions are worth"
+    assert [heading for h2 in tree.xpath("//h2") if (heading := h2.text_content()) != optional] == [
         "The finding",
         "Results",
         "Labels by method and state",
@@ -175,7 +180,7 @@ def test_the_tables_have_the_numbers_of_the_csv(whole):
         ]
         (row,) = [r for r in tables[0].xpath("./tbody/tr") if r.xpath("./th")[0].text.strip() == line["attack"]]
         if not int(line["ok"]):
-            refusal = row.xpath("./td[@colspan='6']/span")[0].text_content()
+            refusal = row.xpath("./td[@colspan]/span")[0].text_content()
             assert " ".join(refusal.split()) == " ".join(line["reasons"].split())
             continue
         heads = [heading.text_content() for heading in tables[0].xpath("./thead/tr/th")]
@@ -189,6 +194,73 @@ def test_the_tables_have_the_numbers_of_the_csv(whole):
             assert cells[head].xpath("./span")[0].text == f"{float(line[metric]) * scale:.{digits}f}"
             interval = " to ".join(f"{float(line[f'{metric} {end}']) * scale:.{digits}f}" for end in ("low", "high"))
             assert cells[head].xpath("./small[@class='interval']")[0].text == interval
+
+
+def test_what_is_identified_stands_beside_the_ceiling_of_the_defense(whole):
+    """Clipping to 1 before noise of 0.1 bounds by ten deviations, and no defense bounds nothing."""
+    results = section(whole[2], "results")
+    noisy, bare = results.split("Defense: none")
+    assert "at most 100 %" not in results
+    assert "at most 100" in noisy
+    assert "at most" not in bare
+    assert "above its ceiling" not in results
+
+
+def test_what_is_identified_above_the_ceiling_is_called_a_fault(tmp_path):
+    strong = {"name": "norm-clipping", "max_norm": 1.0}, {"name": "gaussian-noise", "std": 100.0}
+    raw = {**RAW, "defenses": [{"as": "hidden", "chain": list(strong)}], "seeds": [0]}
+    with filled(tmp_path / "run", raw) as ledger:
+        assert "above its ceiling" in section(checked(page_of(ledger)), "results")
+
+
+def test_kinds_of_defense_are_compared_at_a_matched_loss_of_accuracy(tmp_path):
+    def clipped(std: float) -> dict[str, Any]:
+        return {
+            "as": f"std {std}",
+            "chain": [{"name": "norm-clipping", "max_norm": 1.0}, {"name": "gaussian-noise", "std": std}],
+        }
+
+    sign = {"as": "signs", "name": "sign"}
+    raw = {**RAW, "defenses": ["none", clipped(0.1), clipped(1.0), sign], "seeds": [0]}
+    with filled(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:  # after the last round: std 1 costs 30 points, signs cost 4, std 0.1 none
+            lost = {"std 1.0": 0.3, "signs": 0.04}.get(cell.defense.name, 0.0)
+            ledger.finish_round(Round(cell.index, 3, 0.8 - lost, 1.0))
+        (table,) = checked(page_of(ledger)).xpath("//table[starts-with(caption, 'Leak at matched loss')]")
+    rows = {
+        row.xpath("./th")[0].text: [" ".join(c.text_content().split()) for c in row.xpath("./td")]
+        for row in table.xpath("./tbody/tr")
+    }
+    assert set(rows) == {"norm-clipping + gaussian-noise", "sign"}
+    assert rows["norm-clipping + gaussian-noise"][0] == "2"
+    assert [cell == "all cost more" for cell in rows["sign"][2:]] == [True, False, False]
+    assert all("std 0.1" in cell for cell in rows["norm-clipping + gaussian-noise"][2:])
+
+
+def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path):
+    raw = {**RAW, "reference": "told", "seeds": [0], "defenses": ["none"]}
+    raw["grid"] = {"state": [{"as": "untrained", "start.after_rounds": 0}, {"as": "trained", "start.after_rounds": 1}]}
+    with created(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim, trained = Victim(cell.index, round, client), cell.study.start.after_rounds
+                ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+                for name, decibels in (("told", 30.0 + client - 7 * trained), ("ig 100%=a_b", 20.0 + client - 7 * trained)):
+                    scores = {"psnr": [decibels] * 3, "mse": [0.1] * 3, "matches": [0, 1, 2]}
+                    ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.1), Reconstruction())
+        (table,) = checked(page_of(ledger)).xpath("//table[caption = 'Prices of assumptions']")
+    rows = [[" ".join(cell.text_content().split()) for cell in row] for row in table.xpath("./tbody/tr")]
+    assert [(row[0], row[1]) for row in rows] == [
+        ("untrained", "ig 100%=a_b"), ("untrained", "told reference"), ("trained", "ig 100%=a_b"), ("trained", "told"),
+    ]  # fmt: skip
+    assert len(rows[1][2].split()) == 1  # the reference has no price
+    price = f"{MINUS}10.0 {MINUS}10.0 to {MINUS}10.0"
+    assert price in rows[0][2]
+    assert all("to" in row[2] for row in rows if row is not rows[1])
+
+
+def test_without_a_reference_nothing_is_priced(whole):
+    assert not whole[2].xpath("//section[@id = 'prices']")
 
 
 def test_the_finding_says_what_came_back_and_what_a_control_scores(whole):
@@ -417,7 +489,9 @@ def test_a_verdict_and_an_interval_reach_the_page_and_the_table(tmp_path):
         assert scores["counts_covered"] == 0.9
         assert scores["counts_width"] == 0.9
         ledger.record_result(Result(victim, "geng", "ok", "labels not identifiable here: by 3.5", scores, None, 0.1), found)
-        assert torch.equal(ledger.reconstruction(victim, "geng").counts_interval[0], counts - 1)
+        kept = ledger.reconstruction(victim, "geng").counts_interval
+        assert kept is not None
+        assert torch.equal(kept[0], counts - 1)
         tree = checked(page_of(ledger))
         lines = list(csv.DictReader((ledger.folder / "results.csv").read_text().splitlines()))
     assert "geng: its own verdict on 1 of 1: labels not identifiable here: by 3.5" in section(tree, "results")

@@ -257,3 +257,25 @@ def test_a_certificate_counts_where_its_picture_lies_and_is_false_where_the_pict
     assert scores.certified == [1.0, 0.0, 1.0]
     assert scores.false_certificates == [1.0, 0.0, 0.0]
     assert score(Reconstruction(images=found), truth, 10).certified is None
+
+
+def test_a_picture_is_identified_whatever_its_brightness_and_contrast_and_noise_is_not() -> None:
+    true, others = pictures(4), pictures(50, seed=1)
+    labels = torch.zeros(4, dtype=torch.long)
+    faint = score(Reconstruction(images=0.4 + 0.2 * true), Batch(true, labels), CLASSES, others)
+    assert (faint.identified, faint.among) == ([1.0] * 4, 51)
+    plain = score(Reconstruction(images=torch.full_like(true, 0.5)), Batch(true, labels), CLASSES, others)
+    assert plain.identified == [0.0] * 4
+    lacking = score(Reconstruction(images=true[:1]), Batch(true, labels), CLASSES, others)
+    assert lacking.identified is not None
+    assert sorted(lacking.identified) == [0.0, 0.0, 0.0, 1.0]
+    assert scored(true, true).identified is None
+
+
+def test_noise_is_identified_by_chance() -> None:
+    true, others = pictures(200), pictures(3, seed=1)
+    flags = []
+    for place in range(200):  # one at a time: the assignment of many to many finds likenesses
+        noise = Batch(true[place : place + 1], torch.zeros(1, dtype=torch.long))
+        flags += score(Reconstruction(images=pictures(1, seed=10 + place)), noise, CLASSES, others).identified or []
+    assert sum(flags) / len(flags) == pytest.approx(0.25, abs=0.1)

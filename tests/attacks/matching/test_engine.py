@@ -1,5 +1,6 @@
 """The engine: cheap slopes are the dear ones, restarts do not see each other, a descent ends where it should."""
 
+import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks.attack import label_rows
-from attacks.matching import InvertingGradients
+from attacks.matching import InvertingGradients, patches
 from attacks.matching.adam import descend
 from attacks.matching.distances import cosine_distance
+from attacks.matching.fixed_statistics import FixedStatistics, use_fixed_statistics
 from attacks.matching.patches import Patches, use_patches
 from attacks.matching.priors import total_variation
 from attacks.matching.slopes import TRACED_FROM, difference, exact, good_step, one_by_one
@@ -102,7 +104,10 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_patches_are_the_convolution(case):
+@pytest.mark.parametrize("most", [patches.MOST_ENTRIES, 0], ids=["small", "large"])
+def test_patches_are_the_convolution(case, most, monkeypatch):
+    """Also where a picture has so many that the convolution itself is run."""
+    monkeypatch.setattr(patches, "MOST_ENTRIES", most)
     convolution = CONVOLUTIONS[case].double()
     model = nn.Sequential(convolution)
     use_patches(model)
@@ -117,6 +122,34 @@ def test_patches_are_the_convolution(case):
         if module is model:
             first = second
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+def test_fixed_statistics_are_batch_norm_in_eval_mode(affine):
+    layer = nn.BatchNorm2d(4, affine=affine).double()
+    rng = generator("statistics")
+    for tensor in layer.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=rng) + 0.5)
+    model = nn.Sequential(copy.deepcopy(layer.eval()))
+    use_fixed_statistics(model)
+    assert isinstance(model[0], FixedStatistics)
+    assert dict(model[0].named_parameters()).keys() == dict(layer.named_parameters()).keys()
+    images = torch.rand(2, 4, 5, 3, generator=rng).double()
+    found = []
+    for module in (model, layer):
+        inputs = images.clone().requires_grad_()
+        wanted = (inputs, *module.parameters())
+        slopes = torch.autograd.grad(module(inputs).sin().sum(), wanted, create_graph=True)
+        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        found.append([module(images), *slopes, *torch.autograd.grad(total, wanted)])
+    torch.testing.assert_close(*found)
+
+
+def test_batch_norm_that_looks_at_the_batch_stays():
+    layers = nn.Sequential(nn.BatchNorm2d(4), nn.BatchNorm2d(4, track_running_stats=False).eval(), nn.BatchNorm2d(4).eval())
+    use_fixed_statistics(layers)
+    assert [isinstance(layer, FixedStatistics) for layer in layers] == [False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from attacks import NotApplicable, Observation, Reconstruction
 from attacks.attack import label_rows
 from attacks.labels import GivenLabels, IDLGLabels
-from attacks.matching import DLG, InvertingGradients, inverting_gradients
-from attacks.matching.adam import falling
+from attacks.matching import DLG, InvertingGradients, dlg, inverting_gradients
+from attacks.matching.adam import descend, falling, soft_sign
 from attacks.matching.descent import minimise
 from attacks.matching.distances import (
     DISTANCES,
@@ -22,6 +22,7 @@ from attacks.matching.distances import (
     masked_cosine_distance,
     squared_distance,
 )
+from attacks.matching.dlg import hopeless
 from attacks.matching.priors import colour_variation, label_entropy, start, total_variation
 from attacks.matching.victim import gradient_of
 from learning.data import CIFAR10, Digits, data_folder, pictures_of
@@ -168,6 +169,49 @@ def test_the_start_has_the_spread_that_is_asked_for():
     assert images.shape == (200, *SHAPE)
     assert images.mean() == pytest.approx(0.5, abs=0.002)
     assert images.std() == pytest.approx(0.05, abs=0.002)
+
+
+def test_a_uniform_start_has_the_spread_and_no_tails():
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(200))
+    images = start(observation, 0.05, generator(0), uniform=True)
+    assert images.mean() == pytest.approx(0.5, abs=0.002)
+    assert images.std() == pytest.approx(0.05, abs=0.002)
+    assert (images - 0.5).abs().max() <= 0.05 * 3**0.5
+
+
+def test_soft_signs_are_signs_of_what_is_large_and_in_proportion_below():
+    slopes = torch.randn(3, 2, 50, generator=generator("slopes")) * torch.tensor([1e-9, 1.0, 1e9])[:, None, None]
+    soft, size = soft_sign(slopes), slopes.abs().mean((1, 2), keepdim=True)
+    assert ((soft - slopes.sign()).abs()[slopes.abs() > 3 * size] < 0.01).all()
+    small = slopes.abs() < 0.1 * size
+    torch.testing.assert_close(soft[small], (slopes / size)[small], rtol=0.01, atol=0)
+    assert soft_sign(torch.zeros(2, 3)).equal(torch.zeros(2, 3))
+
+
+def test_weight_decay_draws_pictures_to_grey_and_does_nothing_at_zero():
+    """With decoupled decay the pull is the decay's own, whatever the slopes: a flat loss leaves nothing else."""
+
+    def flat(now: Tensors) -> tuple[Tensors, Tensor]:
+        return {"images": torch.zeros_like(now["images"])}, torch.arange(100.0, 0, -1)[len(seen) : len(seen) + 1]
+
+    for decay in (0.0, 0.5):
+        seen: list[Tensor] = []
+        starts = {"images": torch.tensor([[0.0, 0.5, 0.9]])}
+        descend(
+            (flat, flat),
+            starts,
+            4,
+            lambda _: 0.1,
+            before=lambda _, now, seen=seen: seen.append(now["images"].clone()),
+            decay=decay,
+        )
+        expected = [0.5 + (starts["images"] - 0.5) * (1 - 0.1 * decay) ** step for step in range(5)]
+        torch.testing.assert_close(torch.stack(seen), torch.stack(expected))
+
+
+def test_weight_decay_refuses_a_sigmoid():
+    with pytest.raises(ValueError, match="projection"):
+        InvertingGradients(weight_decay=0.1, box="sigmoid")
 
 
 # The victim
@@ -355,6 +399,45 @@ def test_dlg_restores_a_batch_of_several():
     assert found.loss < 0.05 * found.history[0]
 
 
+def test_a_start_is_hopeless_when_its_loss_stays_high_or_stands_still():
+    def first(losses: list[float]) -> int | None:
+        return next((length for length in range(1, len(losses)) if hopeless(losses[:length])), None)
+
+    steady = [2.0 ** (-step / 40) for step in range(1000)]
+    assert first(steady) is None
+    stuck = [max(loss, 0.1) for loss in steady]  # from iteration 133 on
+    assert 133 < (first(stuck) or 0) <= 183
+    slow = [max(loss, 0.009 * 0.99 ** (step / 40)) for step, loss in enumerate(steady)]
+    assert first(slow) is None, "a low loss may take its time"
+    assert first([*steady[:300], *[steady[299]] * 110]) == 400
+
+
+def test_dlg_begins_afresh_with_what_is_left_and_keeps_the_best_start(monkeypatch):
+    losses = iter([[1.0, 0.3, 0.2], [1.0, 0.05, 0.04, 0.03], [1.0, 0.1]])
+    budgets, images = [], []
+
+    def descent(slope, variables, iterations, tolerance, given_up):
+        budgets.append(iterations)
+        images.append(variables["images"])
+        return next(losses)
+
+    monkeypatch.setattr(dlg, "minimise", descent)
+    observation, _ = quick_lenet(1)
+    found = DLG(iterations=6).reconstruct(observation, generator(0))
+    assert budgets == [6, 4, 1]
+    assert found.history == (1.0, 0.05, 0.04, 0.03)
+    torch.testing.assert_close(found.images, images[1].clamp(0, 1).float())
+    assert not images[0].equal(images[1])
+
+
+def test_dlg_begins_no_other_start_once_one_has_matched():
+    observation, _ = quick_lenet(1)
+    attack = DLG(labels=IDLGLabels(), iterations=400, tolerance=1e-4)
+    found = attack.reconstruct(observation, generator(0))
+    assert found.loss <= 1e-4 * found.history[0]
+    assert len(found.history) < 200
+
+
 def test_dlg_says_the_loss_of_what_it_returns():
     faint = random_batch(1)
     observation = observe(LeNet().build(SHAPE, CLASSES, 0), replace(faint, images=0.5 + 0.1 * (faint.images - 0.5)))
@@ -465,6 +548,9 @@ def test_what_matches_better_is_chosen_of_signed_and_plain_steps(monkeypatch):
         {"box": "sigmoid"},
         {"colour_variation": 0.01},
         {"spread": 0.0},
+        {"signed": "soft"},
+        {"uniform": True, "spread": 0.289},
+        {"weight_decay": 0.1},
         {"joint_labels": True, "label_entropy": 0.001},
     ],
     ids=str,

@@ -1,0 +1,94 @@
+"""How well any attack can possibly identify a picture behind clipping and noise: ceilings of reconstruction robustness.
+
+Sources: Balle, Cherubin and Hayes 2022 (arXiv 2201.04845), reconstruction robustness; Hayes, Mahloujifar and Balle 2023 (arXiv
+2302.07225), its bound by the mechanism's blow-up function; Dong, Roth and Su 2019 (arXiv 1905.02383), Gaussian privacy.
+
+Behind them all: an attack names one of n equally likely pictures. Had the picture not been used at all, the update would say
+nothing of it, and any rule is right with probability 1 / n. That update and the one which was sent are told apart by no test
+better than the mechanism's trade-off function allows, and the rule is such a test.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import integrate, special
+
+from defenses import DPSGD, Defense, GaussianNoise, NormClipping
+from learning.training import Training
+
+DELTAS = np.logspace(-7, -0.5, 14)  # at which the composition of sampled rounds is worked out; any of them gives a bound
+
+
+def identification_ceiling(candidates: int, ratio: float, rounds: int = 1, sampling_rate: float = 1.0) -> float:
+    """The probability with which an attack can at most tell the true picture among equally likely candidates.
+
+    `ratio`: how far the picture moves what is shared, at most, in standard deviations of the noise on it. `rounds`: shared
+    updates in which the picture may be. `sampling_rate`: the probability with which it is in each, drawn anew each round.
+
+    With the rate 1 the bound is Phi(Phi^-1(1 / n) + ratio * sqrt(rounds)). Below, it is the least of exp(epsilon) / n + delta
+    over pairs of Opacus's numerical composition, an upper bound too; that takes some seconds.
+    Raises `ValueError` for fewer than one candidate or round, a negative ratio, or a rate that is none.
+    """
+    if candidates < 1 or rounds < 1 or ratio < 0 or not 0 < sampling_rate <= 1:
+        raise ValueError(
+            f"candidates = {candidates}, rounds = {rounds}, ratio = {ratio}, sampling_rate = {sampling_rate}: candidates and "
+            f"rounds should be 1 or more, ratio 0 or more, and sampling_rate above 0 and at most 1"
+        )
+    chance = 1 / candidates
+    always = float(special.ndtr(special.ndtri(chance) + ratio * math.sqrt(rounds)))
+    if sampling_rate == 1 or ratio == 0:
+        return always
+    noise = DPSGD(max_norm=1.0, noise_multiplier=1 / ratio)
+    pairs = ((noise.epsilon(rounds, sampling_rate, float(delta)), float(delta)) for delta in DELTAS)
+    return min([always, *(chance * math.exp(min(epsilon, 700)) + delta for epsilon, delta in pairs)])
+
+
+def matched_identification(candidates: int, ratio: float, rounds: int = 1) -> float:
+    """How often the best attack is right where the candidates' contributions are orthogonal and all of the largest norm.
+
+    It names the candidate that correlates most with the sum of the updates; the probability that the true one's correlation
+    is the largest is the mean of Phi(z + ratio * sqrt(rounds))^(n - 1) over a standard normal z.
+    """
+    moved = ratio * math.sqrt(rounds)
+
+    def right(z: float) -> float:
+        return math.exp(-z * z / 2 + (candidates - 1) * float(special.log_ndtr(z + moved))) / math.sqrt(2 * math.pi)
+
+    return float(integrate.quad(right, -12, 12, epsabs=1e-10, limit=200)[0])
+
+
+def simulated_identification(
+    candidates: int, ratio: float, rounds: int, sampling_rate: float, trials: int, rng: np.random.Generator
+) -> int:
+    """How many of so many simulated attacks are right where a picture is in each round with the probability given.
+
+    The attack knows ratio and rate: it names the candidate whose likelihood over all rounds is the largest.
+    """
+    right = 0
+    for _ in range(trials):
+        seen = rng.standard_normal((rounds, candidates), dtype=np.float32)
+        seen[:, 0] += ratio * (rng.random(rounds) < sampling_rate)
+        evidence = seen if sampling_rate == 1 else np.log1p(sampling_rate * np.expm1(ratio * seen - ratio**2 / 2))
+        right += int(evidence.sum(0).argmax() == 0)
+    return right
+
+
+def noise_ratio(chain: Sequence[Defense], training: Training, examples: int) -> float | None:
+    """How far one picture moves a client's update, at most, in deviations of the defense's noise. None where nothing bounds it.
+
+    DP-SGD bounds each example's part of every step by its clipping norm, and an example is in one step of every epoch. Clipping
+    of the whole update directly before normal noise bounds the whole update, and so whatever one picture does to it.
+    What comes after the noise changes nothing. `examples`: how many the client uses.
+    """
+    ratios = []
+    steps_an_epoch = 1 if training.shared == "gradient" else math.ceil(examples / training.batch_size)
+    uses = math.ceil(training.local_steps(examples) / steps_an_epoch)
+    for defense in chain:
+        if isinstance(defense, DPSGD) and defense.noise_multiplier:
+            ratios.append(math.sqrt(uses) / defense.noise_multiplier)
+    for before, defense in itertools.pairwise(chain):
+        if isinstance(before, NormClipping) and isinstance(defense, GaussianNoise) and defense.std:
+            ratios.append(before.max_norm / defense.std)
+    return min(ratios, default=None)
