@@ -32,8 +32,8 @@ from studies.plots import Plot, plots_of, restorations_by_state
 from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
-from studies.tradeoffs import LOSSES, tradeoffs
 from studies.template import TEMPLATE
+from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them

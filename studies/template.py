@@ -1,5 +1,5 @@
 """The report's page, a Jinja template; in Python, for Flower packs no other text of an app than code, TOML and Markdown."""
-# ruff: noqa: E501
+# ruff: noqa: E501, RUF001
 
 TEMPLATE = r"""{# The report's page. Everything that is not markup here is escaped; no scripts, nothing from elsewhere. #}
 {% macro interval(low, high, scale=1, digits=1, unit='') %}

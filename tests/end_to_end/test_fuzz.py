@@ -1,4 +1,4 @@
-"""A thousand damaged inputs for every reader: each is read, or refused in words, soon, and left as it is."""
+"""Damaged inputs for every reader, a thousand in the slow tier: each is read, or refused in words, soon, and left as it is."""
 
 import io
 import random
@@ -16,26 +16,10 @@ from studies.config import read_campaign, read_plan
 from studies.ledger import Ledger
 from tests.federations import changed, run
 
-MUTANTS = 1000
+MUTANTS = pytest.mark.parametrize("mutants", [100, pytest.param(1000, marks=pytest.mark.slow)])
 SECONDS = 5.0  # for one input on a busy machine
 STUDIES = Path(__file__).parents[2] / "studies"
-PIECES = [
-    b"\x00",
-    b"\xff",
-    b"[",
-    b"]",
-    b"{",
-    b'"',
-    b"=",
-    b"-1",
-    b"1e309",
-    b"nan",
-    b"true",
-    b"[[attacks]]\n",
-    b"9" * 40,
-    b"\n",
-    b".",
-]
+PIECES = [*(bytes([byte]) for byte in b'\x00\xff[]{"=\n.'), b"-1", b"1e309", b"nan", b"true", b"[[attacks]]\n", b"9" * 40]
 
 
 def damaged(data: bytes, draw: random.Random) -> bytes:
@@ -102,13 +86,14 @@ READERS = {
 }
 
 
+@MUTANTS
 @pytest.mark.parametrize("name", READERS)
-def test_a_damaged_file_is_read_or_refused_in_words(tmp_path, name):
+def test_a_damaged_file_is_read_or_refused_in_words(tmp_path, name, mutants):
     file, sound, read, refusals = READERS[name]
     draw, data = random.Random(name), sound()
     assert read_or_refused(read, tmp_path / file, data, refusals) == "read"
-    outcomes = [read_or_refused(read, tmp_path / file, damaged(data, draw), refusals) for _ in range(MUTANTS)]
-    assert outcomes.count("refused") > MUTANTS / 10
+    outcomes = [read_or_refused(read, tmp_path / file, damaged(data, draw), refusals) for _ in range(mutants)]
+    assert outcomes.count("refused") > mutants / 10
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +116,10 @@ def everything(path: Path) -> None:
         ledger.digest()
 
 
-def test_a_damaged_ledger_is_read_or_refused_in_words(sound_run, tmp_path):
+@MUTANTS
+def test_a_damaged_ledger_is_read_or_refused_in_words(sound_run, tmp_path, mutants):
     draw, data = random.Random("ledger"), (sound_run / "ledger.sqlite").read_bytes()
     path = tmp_path / "ledger.sqlite"
     assert read_or_refused(everything, path, data, SettingsError) == "read"
-    outcomes = [read_or_refused(everything, path, damaged(data, draw), SettingsError) for _ in range(MUTANTS)]
-    assert outcomes.count("refused") > MUTANTS / 10
+    outcomes = [read_or_refused(everything, path, damaged(data, draw), SettingsError) for _ in range(mutants)]
+    assert outcomes.count("refused") > mutants / 10
