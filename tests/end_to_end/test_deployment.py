@@ -1,4 +1,4 @@
-"""Flower's deployment runtime on loopback: a SuperLink, two SuperNodes and the command, processes of their own, over TLS."""
+"""The compose file's profile `deployment` on loopback: its commands as processes, over TLS, with a study handed to them."""
 
 import contextlib
 import os
@@ -12,16 +12,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
-from curious.certificates import write_certificates
 from studies.config import read_plan
 from studies.ledger import Ledger
 from tests.federations import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-BIN = Path(sys.executable).parent
-QUICK = Path(__file__).parents[2] / "studies" / "quick.toml"
+ROOT = Path(__file__).parents[2]
+SERVICES = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
 SMALL = [
     "seeds=[0]",
     'defenses=["none"]',
@@ -36,17 +36,30 @@ SMALL = [
 
 @dataclass
 class Deployment:
-    """Where it is, the environment of all its processes, and what each of them prints."""
+    """Where it is, the port of its SuperLink, and the environment of all its processes."""
 
     folder: Path
+    port: int
     environment: dict[str, str]
 
-    def deploy(self, out: Path, *changes: str, superlink: str = "ours") -> tuple[int, str]:
-        """`curious deploy` to its end: the exit code, and all that it said."""
-        command = [sys.executable, "-m", "curious", "deploy", "quick", "--superlink", superlink, "--out", str(out)]
-        command += [part for change in (*SMALL, *changes) for part in ("--set", change)]
-        done = subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd=QUICK.parents[1], timeout=400)
-        return done.returncode, done.stdout + done.stderr
+    def here(self, words: list[str], certificates: str = "ours") -> list[str]:
+        """A command of the compose file, with this machine's places for the containers'."""
+        places = {"/certificates": str(self.folder / certificates), "superlink:8000": f"127.0.0.1:{self.port}"}
+        places |= {"8000": str(self.port), "0.0.0.0": "127.0.0.1", "$$": "$"}
+        for theirs, ours in places.items():
+            words = [word.replace(theirs, ours) for word in words]
+        return words
+
+    def call(self, words: list[str], **more: str) -> tuple[int, str]:
+        """The exit code of a command that ends by itself, and all that it said."""
+        said = subprocess.run(words, capture_output=True, text=True, env=self.environment | more, cwd=ROOT, timeout=400)
+        return said.returncode, said.stdout + said.stderr
+
+    def deploy(self, out: Path, *changes: str, certificates: str = "ours") -> tuple[int, str]:
+        """The compose file's service `deploy`, to its end."""
+        home = {"FLWR_HOME": str(self.folder / "caller")}
+        asked = {"STUDY": "quick", "OUT": str(out), "SET": "; ".join([*SMALL, *changes])}
+        return self.call(self.here(SERVICES["deploy"]["command"], certificates), **home, **asked)
 
     def told(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
@@ -72,37 +85,28 @@ def free_ports(number: int) -> list[int]:
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory) -> Iterator[Deployment]:
     folder = tmp_path_factory.mktemp("deployment")
-    link, *nodes = free_ports(3)
-    write_certificates(folder / "ours")
-    write_certificates(folder / "foreign")
-    (folder / "flwr").mkdir()
-    (folder / "flwr" / "config.toml").write_text(
-        "".join(
-            f'[superlink.{name}]\naddress = "127.0.0.1:{link}"\nroot-certificates = "{folder / name / "ca.crt"}"\n'
-            for name in ("ours", "foreign")
-        )
-    )
-    quiet = ("FLWR_TELEMETRY_ENABLED=0", "FLWR_DISABLE_UPDATE_CHECK=1", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1")
+    port, *ports = free_ports(3)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= dict(setting.split("=") for setting in quiet)
     environment |= {"FLWR_HOME": str(folder / "flwr"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    environment |= {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}  # the SuperLink finds its parts there
-    deployment = Deployment(folder, environment)
-    own = folder / "ours"
-    tls = ["--ssl-ca-certfile", own / "ca.crt", "--ssl-certfile", own / "server.pem", "--ssl-keyfile", own / "server.key"]
-    commands = {"superlink": [BIN / "flower-superlink", "--host", "127.0.0.1", "--port", link, *tls]}
-    for number, port in enumerate(nodes):
-        commands[f"supernode-{number}"] = [
-            *(BIN / "flower-supernode", "--superlink", f"127.0.0.1:{link}", "--root-certificates", own / "ca.crt"),
-            *("--host", "127.0.0.1", "--port", port, *tls, "--node-config", f"partition-id={number} num-partitions=2"),
-        ]
-    started = []
+    environment |= dict.fromkeys(("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"), "1")
+    environment |= {"FLWR_TELEMETRY_ENABLED": "0", "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    deployment = Deployment(folder, port, environment)
+    started: list[subprocess.Popen] = []
+
+    def start(service: str, *more: str) -> None:
+        with (folder / f"{service}.log").open("wb") as log:
+            words = [*deployment.here(SERVICES[service]["command"]), *more]
+            started.append(subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=folder))
+
+    for certificates in ("ours", "foreign"):
+        code, said = deployment.call(deployment.here(SERVICES["certificates"]["command"], certificates))
+        assert code == 0, said
     try:
-        for name, command in commands.items():
-            with (folder / f"{name}.log").open("wb") as log:
-                words = [str(word) for word in command]
-                started.append(subprocess.Popen(words, stdout=log, stderr=log, env=environment, cwd=folder))
-        wait_for(lambda: deployment.told().count("Activated node_id") == 2, deployment)
+        start("superlink")
+        healthy = deployment.here(SERVICES["superlink"]["healthcheck"]["test"][1:])
+        wait_for(lambda: deployment.call(healthy)[0] == 0, deployment)
+        for number, own in enumerate(ports):
+            start(f"supernode-{number}", f"--port={own}")  # a container has one to itself
         yield deployment
     finally:
         for process in reversed(started):
@@ -127,7 +131,8 @@ def test_a_study_on_supernodes_has_the_ledger_of_a_simulation_and_a_report(deplo
     code, said = deployment.deploy(out)
     assert (code, "finished:completed" in said) == (0, True), said + deployment.told()
     assert (out / "report.html").stat().st_size > 10_000
-    with run(tmp_path / "simulated", read_plan(QUICK, SMALL).raw) as simulated, Ledger(out, write=False) as deployed:
+    raw = read_plan(ROOT / "studies" / "quick.toml", SMALL).raw
+    with run(tmp_path / "simulated", raw) as simulated, Ledger(out, write=False) as deployed:
         assert deployed.counts() == simulated.counts()
         assert deployed.counts()["results"] == 10
         assert deployed.digest() == simulated.digest()
@@ -150,7 +155,7 @@ def test_a_study_that_is_wrong_fails_in_words(deployment, tmp_path):
 
 
 def test_a_superlink_that_another_authority_vouches_for_is_refused(deployment, tmp_path):
-    code, said = deployment.deploy(tmp_path / "run", superlink="foreign")
+    code, said = deployment.deploy(tmp_path / "run", certificates="foreign")
     assert code == 2, said
     assert "Connection to the SuperLink is unavailable" in said
     assert "Traceback" not in said
