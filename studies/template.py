@@ -69,7 +69,7 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 {%- if value.low is not none %} <small class="interval">{{ interval(value.low, value.high, scale, digits) }}</small>{% endif %}
 {%- if metric == 'exact' and 'certified' in line.row.scores %} <small class="median">certified {{ line.row.scores['certified'].mean|percent }}, falsely {{ line.row.scores['false_certificates'].mean|percent }}</small>{% endif %}
 {%- if metric == 'identified' and line.ceiling is not none %} <small class="median{{ ' warn' if line.above_ceiling }}">at most {{ line.ceiling|percent }}{{ ': <strong>above its ceiling</strong>'|safe if line.above_ceiling }}</small>{% endif %}
-{%- if metric == 'psnr' %} <small class="median">median {{ line.row.medians['psnr']|number(digits) }}, worst tenth {{ line.row.worst_tenth|number(digits) }}</small>{% endif %}
+{%- if metric == 'psnr' %} <small class="median">median {{ line.row.medians['psnr']|number(digits) }}</small> <small class="median">worst tenth {{ line.row.worst_tenth|number(digits) }}</small>{% endif %}
 {%- if metric in line.from_null %} <small class="beside">{{ (line.from_null[metric] * scale)|signed(digits) }} vs null</small>{% endif %}</td>
 {% else %}
 <td class="dash">–</td>

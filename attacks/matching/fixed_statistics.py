@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 class FixedStatistics(nn.Module):
     """The BatchNorm in eval mode whose parameters and running statistics it takes over, under the same names."""
 
+    running_mean: Tensor
+    unit: Tensor
+
     def __init__(self, layer: _BatchNorm):
         super().__init__()
         assert layer.running_mean is not None
