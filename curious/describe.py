@@ -61,7 +61,8 @@ def _work(cell: Cell) -> str:
     if training.shared == "gradient":
         return f"Clients share one gradient of a batch of {training.batch_size}; a picture is {shape}."
     examples = study.client_data.examples or "all their"
-    work = f"{training.steps} local steps" if training.steps else f"{training.epochs} local epochs"
+    number, unit = (training.steps, "local step") if training.steps else (training.epochs, "local epoch")
+    work = f"{number} {unit}{'s' if number > 1 else ''}"
     return (
         f"Clients share their weights' change after {work} over {examples} examples, {training.batch_size} a step; "
         f"a picture is {shape}."

@@ -32,6 +32,7 @@ from studies.plots import Plot, plots_of, restorations_by_state
 from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
+from studies.template import TEMPLATE
 from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
@@ -58,7 +59,7 @@ def page(ledger: Ledger) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code}
-    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    template = environment.from_string(TEMPLATE)
     evidence = Evidence(ledger)
     points = [Point(evidence, setting) for setting in evidence.settings]
     pictures, pictures_left_out = _galleries(evidence)

@@ -1,4 +1,7 @@
-{# The report's page. Everything that is not markup here is escaped; no scripts, nothing from elsewhere. #}
+"""The report's page, a Jinja template; in Python, for Flower packs no other text of an app than code, TOML and Markdown."""
+# ruff: noqa: E501, RUF001
+
+TEMPLATE = r"""{# The report's page. Everything that is not markup here is escaped; no scripts, nothing from elsewhere. #}
 {% macro interval(low, high, scale=1, digits=1, unit='') %}
 {%- if low is not none and high is not none %}{{ (low * scale)|number(digits) }} to {{ (high * scale)|number(digits) }}{{ unit }}{% endif %}
 {%- endmacro %}
@@ -509,3 +512,4 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <footer>Written by Curious from the run's ledger. The pictures above are the clients' own or restorations of them: treat this page as you treat the data.</footer>
 </body>
 </html>
+"""
