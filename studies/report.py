@@ -288,7 +288,11 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         else "untrained: weights are drawn from the seed"
         for s in studies
     )
+    told = [attack.name for attack in evidence.attacks.values() if attack.knows_defense]
+    kept = "The others are not" if told else "No attack is"
     return {
+        "knowing": (f"Told how the client defends itself: {', '.join(told)}. " if told else "")
+        + f"{kept} told the defense or fitted to it; one that knows it may do better.",
         "shared": sorted({study.training.shared for study in studies}),
         "batch_sizes": each(lambda s: s.training.batch_size),
         "rates": each(lambda s: f"{s.training.learning_rate:g}"),

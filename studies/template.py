@@ -483,7 +483,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <h3>Limits</h3>
 <ul>
 <li>The federation is simulated: data, clients and server are on one machine or one cluster, and the pictures are of a public set.</li>
-<li>What an attack restores is a lower bound on what an update gives away. An attack that is not better than a control shows that this attack, with these settings, found nothing, and not that there is nothing to find. No attack is told the defense or fitted to it; one that knows it may do better. No (epsilon, delta) guarantee is claimed here.</li>
+<li>What an attack restores is a lower bound on what an update gives away. An attack that is not better than a control shows that this attack, with these settings, found nothing, and not that there is nothing to find. {{ threat.knowing }} No (epsilon, delta) guarantee is claimed here.</li>
 <li>The best attack is chosen after its scores are known, which favours the attacker a little; intervals are not corrected for the number of comparisons.</li>
 <li>Intervals cover other updates{% if seeds|length > 1 %} and other seeds, of which there are {{ seeds|length }}{% if seeds|length < 5 %}: with so few the interval says little about how much seeds differ, and is likely to be too narrow{% endif %}{% else %} of this one seed, and say nothing about other seeds{% endif %}. They do not cover other data, models, batch sizes or settings of the attacks. Where all updates scored the same the interval has no width, which is not certainty.</li>
 <li>PSNR and SSIM compare pixels. A picture can be recognised at a low score and useless at a higher one: look at the pictures. Of all pictures drawn without looking the mean has the least expected squared error: it is the line to pass.</li>
