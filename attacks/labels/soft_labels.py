@@ -79,7 +79,7 @@ class SoftLabels(Attack):
             if not fault and not root.inequality <= self.tolerance:
                 fault = f"no label fits with all but two entries equal (they differ by {root.inequality:.1g} at best)"
         label = label.clamp_min(0)
-        rows = (label / label.sum()).float()[None].cpu()
+        rows = (label / label.sum())[None].cpu()
         return Reconstruction(
             labels=rows, identifiable=not fault, verdict=f"labels not identifiable here: {fault}" if fault else ""
         )
