@@ -23,9 +23,10 @@ COPY attacks ./attacks
 COPY defenses ./defenses
 COPY learning ./learning
 RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
-    && mkdir -p /data /runs && chown curious /data /runs
+    && mkdir -p /data /runs /certificates && chown curious /data /runs /certificates
 USER curious
-ENV CURIOUS_DATA=/data RAY_USAGE_STATS_ENABLED=0 FLWR_TELEMETRY_ENABLED=0
+ENV CURIOUS_DATA=/data RAY_USAGE_STATS_ENABLED=0 FLWR_TELEMETRY_ENABLED=0 \
+    FLWR_DISABLE_UPDATE_CHECK=1 FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1
 WORKDIR /runs
 ENTRYPOINT []
 CMD ["curious", "--help"]

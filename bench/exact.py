@@ -9,6 +9,7 @@ whose nearest true picture is further than that. `labels`: recalled labels;
 """
 
 import argparse
+import json
 import time
 from dataclasses import replace
 
@@ -32,7 +33,7 @@ PRECISION = {"float64": torch.float64, "float32": torch.float32, "float16": torc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--attack", choices=list(EXACT), default="spear-plus")
-    parser.add_argument("--settings", nargs="*", default=[], help="the attack's own, as name=number")
+    parser.add_argument("--settings", nargs="*", default=[], help="the attack's own, as name=number or name=true")
     parser.add_argument("--data", choices=list(DATA), default="cifar10")
     parser.add_argument("--batch", type=int, default=20)
     parser.add_argument("--width", type=int, default=200)
@@ -52,10 +53,10 @@ def main() -> None:
     parser.add_argument("--same", action="store_true", help="all examples of a batch have one label")
     parser.add_argument("--exact", type=float, default=1e-6, help="largest mean squared error of an exact picture")
     chosen = parser.parse_args()
-    table: dict[str, str | float | int] = {"name": chosen.attack}
+    table: dict[str, str | float | bool] = {"name": chosen.attack}
     for text in chosen.settings:
         key, value = text.split("=")
-        table[key] = float(value) if "." in value else int(value)
+        table[key] = json.loads(value)
     attack = build(EXACT, table)
     pictures = pictures_of(DATA[chosen.data])
     model = None

@@ -62,6 +62,33 @@ def attack(
 
 
 @app.command()
+def deploy(
+    study: Annotated[str, typer.Argument(help="A shipped study's name, or the path of a TOML where the server app runs.")],
+    superlink: Annotated[
+        str | None, typer.Option("--superlink", help="A connection of Flower's config.toml; its default one without this.")
+    ] = None,
+    out: Annotated[str, typer.Option("--out", help="The run's folder where the server app runs.")] = "",
+    set_: SET = None,
+) -> None:
+    """Runs a study on Flower's deployment runtime, over real SuperNodes, and waits for its end.
+
+    Exit codes: 0 all is well; 1 the run failed, or a client or an attack did, which the report lists; 2 the input is wrong.
+    """
+    from curious.deployment import deploy as deployed
+    from learning.catalogue import SettingsError
+
+    try:
+        completed = deployed(
+            {"study": study, "out": out, "set": "; ".join(set_ or [])},
+            superlink,
+            lambda text: errors.print(text, highlight=False, markup=False, soft_wrap=True),
+        )
+    except SettingsError as error:
+        _refuse(str(error))
+    raise typer.Exit(0 if completed else 1)
+
+
+@app.command()
 def report(run_dir: RUN_DIR) -> None:
     """Writes report.html and results.csv of a run anew, finished or not."""
     from learning.catalogue import SettingsError

@@ -15,6 +15,7 @@ from learning.models import MODELS
 from learning.partitions import PARTITIONS
 from learning.tensors import parameters_of
 from studies.config import Cell, Plan, Study
+from studies.forecasting import forecasts_of
 from studies.preparation import initial_model
 
 MOST_ROWS = 40
@@ -47,6 +48,7 @@ def describe_plan(plan: Plan, console: Console) -> None:
         *dict.fromkeys(_work(cell) for cell in plan.cells[:MOST_ROWS]),
         f"Attacks, {updates * len(study.attacks):,} in all:",
         *(f"  {named.name}: {named.attack}" for named in study.attacks),
+        *_forecasts(plan),
         f"Granted beyond the protocol: {' and '.join(_granted(study)) or 'nothing'}.",
     ]
     for line in lines:
@@ -59,11 +61,23 @@ def _work(cell: Cell) -> str:
     if training.shared == "gradient":
         return f"Clients share one gradient of a batch of {training.batch_size}; a picture is {shape}."
     examples = study.client_data.examples or "all their"
-    work = f"{training.steps} local steps" if training.steps else f"{training.epochs} local epochs"
+    number, unit = (training.steps, "local step") if training.steps else (training.epochs, "local epoch")
+    work = f"{number} {unit}{'s' if number > 1 else ''}"
     return (
         f"Clients share their weights' change after {work} over {examples} examples, {training.batch_size} a step; "
         f"a picture is {shape}."
     )
+
+
+def _forecasts(plan: Plan) -> list[str]:
+    """What is to be expected of the exact attacks, for every defense at every point of the grid."""
+    firsts = {(cell.setting, cell.defense.name): cell for cell in reversed(plan.cells)}
+    lines = []
+    for (setting, defense), cell in list(reversed(firsts.items()))[:MOST_ROWS]:
+        for attack, forecast in forecasts_of(cell).items():
+            place = f"{setting}, {defense}" if setting else defense
+            lines.append(f"  {place}: {attack} {forecast.probability:.0%} ({forecast.sentence})")
+    return ["Forecast that all pictures of an update come back exactly, before training:", *lines] if lines else []
 
 
 def _granted(study: Study) -> list[str]:

@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from attacks.workers import InlinePool, Pool, RayPool, start_ray
+from learning.catalogue import SettingsError
 from learning.data import Data, pictures_of
 from learning.messages import CONFIG, record_of, tensors_of
 from learning.tensors import Batch, Tensors, Update, buffers_of, generator, load_state, parameters_of
@@ -27,6 +28,7 @@ from studies.config import Cell, Resources, read_plan
 from studies.ledger import Failure, Ledger, Round, Victim
 from studies.preparation import initial_model, prepare
 from studies.provenance import environment
+from studies.report import write_report
 
 STRATEGIES: dict[str, type[flower.FedAvg]] = {
     "fedavg": flower.FedAvg,
@@ -45,18 +47,30 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """`flwr run`: the study and the run's folder come from the run's configuration."""
+    """`flwr run`: the study, changes to it (as with `--set`, semicolons between them) and the run's folder are configured.
+
+    Writes the report. Raises `RuntimeError` where a client or an attack failed, so that Flower calls the run failed.
+    """
     name = str(context.run_config.get("study", "quick"))
     path = Path(name) if name.endswith(".toml") else Path(__file__).parent.parent / "studies" / f"{name}.toml"
     folder = Path(str(context.run_config.get("out") or f"runs/{path.stem}"))
-    plan = read_plan(path)
+    plan = read_plan(path, [change for change in str(context.run_config.get("set", "")).split(";") if change.strip()])
     prepare(plan)
     if (folder / "ledger.sqlite").exists():
         ledger = Ledger(folder, write=True)
     else:
         ledger = Ledger.create(folder, plan, path.read_text(encoding="utf-8"), environment())
     with ledger:
+        if different := ledger.plan.differs_from(plan):
+            raise SettingsError(
+                f"'{folder}' holds a run of another study (it differs in: {', '.join(different)}); give another `out`"
+            )
         serve(grid, ledger, plan.study.resources)
+        report, counts = write_report(ledger), ledger.counts()
+        print(f"ledger {ledger.digest()[:16]}\nreport {report}", flush=True)
+    if failed := {name: counts[name] for name in ("failed clients", "failed attacks") if counts[name]}:
+        words = " and ".join(f"{number} {name}" for name, number in failed.items())
+        raise RuntimeError(f"{words}; the report lists them with their reasons: {report}")
 
 
 def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
@@ -92,7 +106,7 @@ def make_pool(resources: Resources, address: str | None = None) -> Pool:
     return RayPool(resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout)
 
 
-def ask_clients(grid: Grid, expected: int, timeout: float = 120.0) -> dict[int, int]:
+def ask_clients(grid: Grid, expected: int, timeout: float = 300.0) -> dict[int, int]:
     """Every node's id and the number of the client that it is. Raises `RuntimeError` if too few nodes come in time."""
     deadline = time.monotonic() + timeout
     while len(nodes := list(grid.get_node_ids())) < expected:

@@ -10,10 +10,12 @@ import scipy.stats
 
 from attacks import ATTACKS, Attack
 from attacks.controls import Mean, Null
+from attacks.exact.forecast import Forecast
 from attacks.labels.given import GivenLabels
 from learning.catalogue import name_of
 from studies.ceilings import identification_ceiling, noise_ratio
 from studies.config import Cell, named_attack
+from studies.forecasting import forecasts_of
 from studies.ledger import Ledger, Result
 from studies.scores import Estimate, estimate
 from studies.summary import Row, alike, curves, rows
@@ -217,7 +219,8 @@ class Line:
     """A row of the table, and by metric how far its mean is from the null control's on the same updates.
 
     `ceiling`: what `identified` can be at most, where the defense bounds it. `above_ceiling`: it is more, beyond what chance
-    would do in one of a thousand such rows: a fault of the program, or of what the ceiling assumes.
+    would do in one of a thousand such rows: a fault of the program, or of what the ceiling assumes. `forecast`: of an exact
+    attack, whether all pictures of an update come back; `whole` is the share of the updates where they did.
     """
 
     row: Row
@@ -225,7 +228,13 @@ class Line:
     from_null: dict[str, float]
     ceiling: float | None
     above_ceiling: bool
+    forecast: Forecast | None
+    batches: list[bool]
     reasons: list[tuple[str, str, int]]
+
+    @property
+    def whole(self) -> float:
+        return statistics.fmean(self.batches) if self.batches else 0.0
 
     @property
     def victims(self) -> int:
@@ -253,6 +262,8 @@ class Point:
         evidence, lines = self._evidence, []
         null = next((a.name for a in evidence.attacks.values() if a.control == "null"), None)
         ceiling = evidence.ceiling(self.setting, defense)
+        seed = min(seed for setting, known, seed in evidence.cells if (setting, known) == (self.setting, defense))
+        said = forecasts_of(evidence.cells[self.setting, defense, seed])
         for name, info in evidence.attacks.items():
             row = evidence.rows.get((self.setting, defense, name))
             if row is None:
@@ -273,7 +284,8 @@ class Point:
                     from_null[metric] = statistics.fmean(gain.values())
             flags = [flag for result in results for flag in result.scores.get("identified", ())]
             above = ceiling is not None and bool(flags) and _above(flags, ceiling)
-            lines.append(Line(row, info, from_null, ceiling, above, reasons[:4]))
+            batches = [all(flags) for result in results if (flags := result.scores.get("exact"))]
+            lines.append(Line(row, info, from_null, ceiling, above, said.get(name), batches, reasons[:4]))
         return lines
 
     def _controls(self) -> dict[str, dict[str, float]]:

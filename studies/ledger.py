@@ -5,6 +5,7 @@ any point and go on: a file is complete before a row speaks of it, every row has
 again changes nothing.
 """
 
+import contextlib
 import hashlib
 import json
 import sqlite3
@@ -100,17 +101,22 @@ class Ledger:
             except filelock.Timeout:
                 raise SettingsError(f"another process is writing '{folder}'; wait for it, or stop it") from None
         self._mutex = threading.RLock()
-        try:
+        with self._legible():
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=30)
-            if write:
-                self._database.execute("PRAGMA journal_mode = WAL")
-                self._database.execute("PRAGMA synchronous = NORMAL")
-                self._database.executescript(SCHEMA)
-                for unfinished in folder.glob("cells/*/*/.*"):  # a kill in the middle of a file
-                    unfinished.unlink()
-            self.plan = plan_from_json(self.meta("study"))
-        except (sqlite3.DatabaseError, TypeError):
-            raise SettingsError(f"'{path}' is not a ledger, or is damaged") from None
+        try:
+            with self._legible():
+                if write:
+                    self._database.execute("PRAGMA journal_mode = WAL")
+                    self._database.execute("PRAGMA synchronous = NORMAL")
+                    self._database.executescript(SCHEMA)
+                    for unfinished in folder.glob("cells/*/*/.*"):  # a kill in the middle of a file
+                        unfinished.unlink()
+            study = self.meta("study")
+            with self._legible():
+                self.plan = plan_from_json(study)
+        except SettingsError:
+            self.close()
+            raise
 
     @classmethod
     def create(cls, folder: Path, plan: Plan, toml: str, environment: Mapping[str, Any]) -> Self:
@@ -141,8 +147,12 @@ class Ledger:
     # what the run is
 
     def meta(self, key: str) -> str:
-        """A fact about the run: "study", "toml", "environment". Raises `TypeError` if it is not there."""
-        return self._rows("SELECT value FROM meta WHERE key = ?", key)[0][0] if self._has(key) else None  # pyright: ignore
+        """A fact about the run: "study", "toml", "environment". Raises `SettingsError` if it is not there."""
+        rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
+        with self._legible():
+            if not rows:
+                raise ValueError(f"it does not say its {key}")
+            return str(rows[0][0])
 
     def add_attacks(self, attacks: list[NamedAttack], granted: Grants) -> None:
         """Adds attacks to those that every recorded update undergoes.
@@ -162,7 +172,8 @@ class Ledger:
     def attacks(self) -> dict[str, tuple[Any, dict[str, Any]]]:
         """Every attack's table and grants, by name, in the order in which they were added."""
         rows = self._rows("SELECT name, settings, granted FROM attacks ORDER BY rowid")
-        return {name: (json.loads(settings), json.loads(granted)) for name, settings, granted in rows}
+        with self._legible():
+            return {name: (json.loads(settings), json.loads(granted)) for name, settings, granted in rows}
 
     # what the server sees
 
@@ -252,7 +263,8 @@ class Ledger:
         rows = self._rows(
             "SELECT r.* FROM results r JOIN attacks a ON a.name = r.attack ORDER BY r.cell, r.round, r.client, a.rowid"
         )
-        return [Result(Victim(*row[:3]), row[3], row[4], row[5], json.loads(row[6]), row[7], row[8]) for row in rows]
+        with self._legible():
+            return [Result(Victim(*row[:3]), row[3], row[4], row[5], json.loads(row[6]), row[7], row[8]) for row in rows]
 
     def reconstruction(self, victim: Victim, attack: str) -> Reconstruction:
         """What an attack restored of a recorded update."""
@@ -309,11 +321,17 @@ class Ledger:
     def _result_path(self, victim: Victim, attack: str) -> Path:
         return self._update_path(victim).with_suffix(f".{attack.replace(' ', '_')}.safetensors")
 
-    def _has(self, key: str) -> bool:
-        return bool(self._rows("SELECT 1 FROM meta WHERE key = ?", key))
+    @contextlib.contextmanager
+    def _legible(self) -> Iterator[None]:
+        """Makes a `SettingsError` that names the file of whatever cannot be read of it."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+            path, reason = self.folder / "ledger.sqlite", str(error).splitlines()[0]
+            raise SettingsError(f"'{path}' is not a ledger, or is damaged ({reason})") from None
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
-        with self._mutex:
+        with self._mutex, self._legible():
             return self._database.execute(query, values).fetchall()
 
     def _write(self, query: str, *values: Any) -> None:

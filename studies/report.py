@@ -32,6 +32,7 @@ from studies.plots import Plot, plots_of, restorations_by_state
 from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.summary import write_csv
+from studies.template import TEMPLATE
 from studies.tradeoffs import LOSSES, tradeoffs
 from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
 
@@ -58,7 +59,7 @@ def page(ledger: Ledger) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code}
-    template = environment.from_string(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    template = environment.from_string(TEMPLATE)
     evidence = Evidence(ledger)
     points = [Point(evidence, setting) for setting in evidence.settings]
     pictures, pictures_left_out = _galleries(evidence)
@@ -287,7 +288,11 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         else "untrained: weights are drawn from the seed"
         for s in studies
     )
+    told = [attack.name for attack in evidence.attacks.values() if attack.knows_defense]
+    kept = "The others are not" if told else "No attack is"
     return {
+        "knowing": (f"Told how the client defends itself: {', '.join(told)}. " if told else "")
+        + f"{kept} told the defense or fitted to it; one that knows it may do better.",
         "shared": sorted({study.training.shared for study in studies}),
         "batch_sizes": each(lambda s: s.training.batch_size),
         "rates": each(lambda s: f"{s.training.learning_rate:g}"),

@@ -1,22 +1,24 @@
-"""Will the update give the batch away exactly? From the model and the batch size alone, before any attack."""
+"""Will updates give batches away exactly? From the model, the batch size and a stand-in batch, before any attack."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from attacks.attack import NotApplicable, Observation
-from attacks.exact.layers import Rectified, entry, tail
+from attacks.attack import NotApplicable, Observation, label_rows
+from attacks.exact.assembly import refined
+from attacks.exact.layers import Rectified, Tail, entry, tail
 from attacks.exact.spear import expected_samples
-from learning.tensors import Update
+from learning.tensors import Batch, Update
 from learning.training import Training
 
 SAMPLES = 5e7  # that SPEAR may draw
-MARGIN = 1.15  # of equations over unknowns from which the search of spear-plus finds every direction as a rule
-SPREAD = 0.12  # of that margin's logarithm: how gradually the odds turn there
+WORTH = 1.9  # odds of spear-plus for every unit that there is of an example beyond the one that makes it independent
+NOISELESS, DECADE = 1e-10, 0.72  # error from the true pictures that does no harm; what ten times of it take off the log odds
+EXACT = 1e-6  # mean squared error of an exact picture
 
 
 @dataclass(frozen=True)
@@ -28,88 +30,154 @@ class Forecast:
 
 
 def forecasts(
-    model: nn.Module, image_shape: tuple[int, int, int], classes: int, examples: int, public: Tensor | None = None
+    model: nn.Module, classes: int, stand_in: Batch, training: Training, share: Callable[[], Update]
 ) -> dict[str, Forecast]:
-    """A forecast for every exact attack, by its name in the catalogue, for one local step without a defense.
+    """A forecast for every exact attack but `extreme-points`, by its name in the catalogue.
 
-    `public`: pictures of the kind that clients hold, in [0, 1]; noise stands in for them where there are none. They tell how
-    many units of a layer are open for a picture, and how many for none of a batch: what counts are units that tell examples
-    apart. The odds of `spear-plus` follow a rule of counting whose constants are guesses from a handful of batches, not yet
-    calibrated; those of SPEAR are its own theory's. Precision, noise and several local steps are not taken into account.
+    `stand_in`: as many examples as a client uses, of the kind that clients hold, in the model's precision. They tell how many
+    units of a layer are open for a picture and tell examples apart. `share`: gives what a client would share of them, with
+    its local steps, precision and defense; it is asked only where an attack applies. If it does not have the stand-in's
+    pictures to `EXACT` even from those pictures themselves, precision is what forbids.
+
+    The odds of `spear-plus` follow a rule of counting whose constants are fitted (`bench/exact_forecast.py`), as is what noise
+    takes off all odds; those of SPEAR are its own theory's; those of peeling follow from the open units alone.
     """
-    rng = torch.Generator().manual_seed(0)
-    dtype = next(model.parameters()).dtype
-    if public is None:
-        public = torch.rand(max(64, examples), *image_shape, generator=rng)
-    chosen = public[torch.randint(len(public), (examples,), generator=rng)].to(dtype)
-    stand_in = Observation(
-        round=0, client=0, model=model, update=Update({n: torch.ones_like(p) for n, p in model.named_parameters()}),
-        training=Training(), examples=examples, image_shape=image_shape, classes=classes,
+    placeholder = Update({name: torch.ones_like(parameter) for name, parameter in model.named_parameters()})
+    seen = Observation(
+        round=0, client=0, model=model, update=placeholder, training=training, examples=len(stand_in),
+        image_shape=_shape(stand_in), classes=classes,
     )  # fmt: skip
-    return {
-        "linear": _guarded(lambda: _linear(stand_in)),
-        "spear": _guarded(lambda: _spear(stand_in, chosen.double())),
-        "spear-plus": _guarded(lambda: _spear_plus(stand_in, chosen.double())),
-    }
+    ways: dict[str, Callable[[Observation, Tensor], Forecast]] = {
+        "linear": _linear, "spear": _spear, "spear-plus": _spear_plus, "peeling": _peeling,
+    }  # fmt: skip
+    found: dict[str, Forecast] = {}
+    for name, way in ways.items():
+        try:
+            found[name] = way(seen, stand_in.images.double())
+        except NotApplicable as reason:
+            found[name] = Forecast(0.0, f"not applicable: {reason}")
+    if all(forecast.probability < 0.01 for forecast in found.values()):
+        return found
+    shared = Observation(
+        round=0, client=0, model=model, update=share(), training=training, examples=len(stand_in),
+        image_shape=_shape(stand_in), classes=classes,
+    )  # fmt: skip
+    error = _least_error(shared, stand_in)
+    if error < EXACT:
+        harm = DECADE * max(0.0, math.log10(max(error, NOISELESS) / NOISELESS))
+        return {name: Forecast(_less(forecast.probability, harm), forecast.sentence) for name, forecast in found.items()}
+    word = f"even from the true pictures, the update gives them with a mean squared error of {error:.1g}"
+    return {n: Forecast(0.0, word) if forecast.probability > 0 else forecast for n, forecast in found.items()}
 
 
-def _guarded(forecast: Callable[[], Forecast]) -> Forecast:
+def _less(probability: float, harm: float) -> float:
+    """The probability of log odds that are less by so much."""
+    return probability / (probability + (1 - probability) * math.exp(harm))
+
+
+def _shape(batch: Batch) -> tuple[int, int, int]:
+    channels, height, width = batch.images.shape[1:]
+    return channels, height, width
+
+
+def _least_error(shared: Observation, stand_in: Batch) -> float:
+    """Mean squared error of the worst picture that the update gives where everything else is known."""
     try:
-        return forecast()
-    except NotApplicable as reason:
-        return Forecast(0.0, f"not applicable: {reason}")
+        end = tail(shared)
+    except NotApplicable:
+        end = entry(shared)
+    if end.slope is None or end.offset is None:
+        return 0.0
+    pictures = stand_in.images.double()
+    inputs = end.slope * pictures.flatten(1) + end.offset
+    again = refined(shared, end, inputs, label_rows(stand_in.labels, shared.classes).to(inputs))
+    return float((again - pictures).square().flatten(1).mean(1).max())
 
 
-def _linear(observation: Observation) -> Forecast:
+def _linear(observation: Observation, pictures: Tensor) -> Forecast:
     if observation.examples != 1:
         raise NotApplicable(f"one example can be solved for, and there are {observation.examples}")
     entry(observation)
     return Forecast(1.0, "a linear layer sees the only picture: it is read off the gradient")
 
 
-def _spear(observation: Observation, pictures: Tensor) -> Forecast:
-    end, examples = tail(observation), observation.examples
-    if examples == 1:
+def _first(observation: Observation) -> Tail:
+    """The tail, where its first layer sees the picture, has a bias, and ReLU and a linear layer follow."""
+    end = tail(observation)
+    if observation.examples == 1:
         raise NotApplicable("a single example is solved for by linear")
-    if end.slope is None or end.offset is None or not end.layers[0].rectified or end.layers[0].bias is None:
+    if end.slope is None or not end.layers[0].rectified or end.layers[0].bias is None:
         raise NotApplicable("no linear layer with a bias sees the picture and is followed by ReLU and a linear layer")
-    opened = _opened(end.layers[0], end.slope * pictures.flatten(1) + end.offset)
+    return end
+
+
+def _given(end: Tail, pictures: Tensor) -> Float[Tensor, "batch inputs"]:
+    assert end.slope is not None
+    assert end.offset is not None
+    return end.slope * pictures.flatten(1) + end.offset
+
+
+def _spear(observation: Observation, pictures: Tensor) -> Forecast:
+    end, examples = _first(observation), observation.examples
+    opened = _answers(end.layers[0], _given(end, pictures)) > 0
     live = opened[:, opened.any(0)]
-    units, inputs = live.shape[1], end.layers[0].weight.shape[1]
-    if examples >= min(units, inputs):
-        return Forecast(0.0, f"{examples} examples are not told apart by {units} live units and {inputs} inputs")
+    _told_apart(examples, live.shape[1], end.layers[0])
     shut = 1 - float(live.double().mean())
-    samples = expected_samples(units, examples) * (0.5 / max(shut, 1e-3)) ** (examples - 1)
+    samples = expected_samples(live.shape[1], examples) * (0.5 / max(shut, 1e-3)) ** (examples - 1)
     odds = 1 - math.exp(-min(50.0, SAMPLES / samples)) if math.isfinite(samples) else 0.0
-    return Forecast(odds, f"SPEAR needs about {samples:.1g} samples: {units} live units, {shut:.0%} of them shut for a picture")
+    word = f"SPEAR needs about {samples:.1g} samples: {live.shape[1]} live units, {shut:.0%} of them shut for a picture"
+    return Forecast(odds, word)
 
 
 def _spear_plus(observation: Observation, pictures: Tensor) -> Forecast:
     end, examples = tail(observation), observation.examples
     if len(end.layers) < 2:
         raise NotApplicable("no linear layer feeds the last one through ReLU")
-    if end.slope is None or end.offset is None:
+    if end.slope is None:
         raise NotApplicable("the linear layers see no picture: labels at most are restored")
-    given, live = end.slope * pictures.flatten(1) + end.offset, 0
+    given, opened = _given(end, pictures), torch.zeros(0)
     for layer in end.layers[:-1]:
-        opened = _opened(layer, given)
-        live = int(opened.any(0).sum())
-        if examples >= min(live, layer.weight.shape[1]):
-            return Forecast(0.0, f"{examples} examples are not told apart by the {live} live units of '{layer.name}'")
+        opened = _answers(layer, given) > 0
+        _told_apart(examples, int(opened.any(0).sum()), layer)
         given = _answers(layer, given).clamp_min(0)
-    unknown = 1.7 * examples + observation.classes
-    odds = 1 / (1 + math.exp(-(math.log(live / unknown) - math.log(MARGIN)) / SPREAD))
+    return _searched(opened)
+
+
+def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
+    end = _first(observation)
+    if len(end.layers) != 2:
+        raise NotApplicable("the network is not one hidden layer of ReLU that sees the picture")
+    opened = _answers(end.layers[0], _given(end, pictures)) > 0
+    _told_apart(observation.examples, int(opened.any(0).sum()), end.layers[0])
+    left = opened
+    while (alone := left & (left.sum(0) == 1)).any():
+        left = left[~alone.any(1)]
+    count = observation.examples - len(left)
+    if not len(left):
+        return Forecast(0.99, f"all {count} examples come to be seen alone by some unit")
+    rest = _searched(left)
+    return Forecast(rest.probability, f"{count} examples come to be seen alone by some unit; {rest.sentence} the others")
+
+
+def _told_apart(examples: int, live: int, layer: Rectified) -> None:
+    if examples >= min(live, layer.weight.shape[1]):
+        raise NotApplicable(f"{examples} examples are not told apart by the {live} live units of '{layer.name}'")
+
+
+def _searched(opened: Bool[Tensor, "batch units"]) -> Forecast:
+    """Odds of the search of `spear-plus`. A unit counts for as much as it tells examples apart: a half open one is one."""
+    if len(opened) == 1:
+        return Forecast(0.99, "a single example is left")
+    share = opened.double().mean(0)
+    pairs = len(opened) / (len(opened) - 1)  # of different examples, as the share says it of pairs with themselves, too
+    telling = float((4 * pairs * share * (1 - share)).sum())
+    odds = WORTH * max(0.0, telling / len(opened) - 1)
     return Forecast(
-        odds, f"{live} live units of the last hidden layer for {examples} examples and {observation.classes} classes: "
-        f"{'enough' if odds > 0.5 else 'too few'} to take them apart",
+        odds / (1 + odds), f"{telling:.0f} units' worth of open and shut for {len(opened)} examples: "
+        f"{'enough' if odds > 1 else 'too few'} to take apart",
     )  # fmt: skip
 
 
 def _answers(layer: Rectified, given: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch units"]:
     answers = given @ layer.weight.T
     return answers if layer.bias is None else answers + layer.bias
-
-
-def _opened(layer: Rectified, given: Tensor) -> Tensor:
-    """Which units are open for which picture."""
-    return _answers(layer, given) > 0

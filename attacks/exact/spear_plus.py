@@ -17,6 +17,8 @@ from attacks.labels.counts import whole_counts
 from attacks.labels.last_layer import common_input
 from learning.catalogue import Count, Positive, settings
 
+LONGEST = 6  # times the first pass's reflections are a later pass's at most
+ROUNDINGS = 4  # in the precision of the update, of every slope
 SEVERAL = 0.35  # relative residual of a direction after several local steps
 
 
@@ -28,8 +30,8 @@ class SpearPlus(Attack):
     a layer's input says where ReLU was open in the layer before. Where a picture stands at the beginning, the pictures are
     brought to the update's precision and certified; where convolutions do, the labels are all that is returned.
 
-    `starts`: of the search, at once and for one class. `reflections`: of each. `rounds`: passes over the classes.
-    `seconds`: after which the search gives up.
+    `starts`: of the search, at once and for one class. `reflections`: of each in the first pass, and more in each later one.
+    `rounds`: passes over the classes. `seconds`: after which the search gives up.
 
     Examples whose share of the update is below its noise (a trained model is sure of them), or that were not found, have
     grey pictures that are not certified; their labels are what `auto` restores, less the labels that were found.
@@ -49,7 +51,7 @@ class SpearPlus(Attack):
         hidden, last = end.layers[-2:]
         parts = split(hidden.gradient, observation.examples)
         # several steps change the slopes a little from one to the next: what is found is near, and refined afterwards
-        tolerance = max(1e-8, 20 * parts.unsure, SEVERAL if observation.steps > 1 else 0.0)
+        tolerance = max(1e-8, 20 * parts.unsure, rounding(observation), SEVERAL if observation.steps > 1 else 0.0)
         found = self._found(parts, hidden, last, observation.examples, tolerance, rng)
         return assembled(observation, end, parts, found, rng)
 
@@ -61,6 +63,7 @@ class SpearPlus(Attack):
         counts = expected_counts(last, answer, examples)
         found, began = nothing(parts, classes), time.monotonic()
         for turn in range(self.rounds):
+            reflections = self.reflections * min(1 + turn, LONGEST)
             if turn % 2:  # a trained model answers every example differently
                 answer = torch.zeros(classes).exponential_(generator=rng).square().to(parts.left)
             every = [typical_errors(answer, own) for own in range(classes)]
@@ -72,7 +75,7 @@ class SpearPlus(Attack):
                     continue  # the label counts say that there is none; they may be wrong
                 expected = max(1, round(left)) + turn // 4
                 found = searched(
-                    parts, outgoing, every[own], own, found, expected, self.starts, self.reflections, tolerance, rng
+                    parts, hidden, outgoing, every[own], own, found, expected, self.starts, reflections, tolerance, rng
                 )
                 if found.directions.shape[1] >= parts.rank:
                     return found
@@ -80,6 +83,11 @@ class SpearPlus(Attack):
             if found.directions.shape[1] >= parts.rank:
                 return found
         return found
+
+
+def rounding(observation: Observation) -> float:
+    """What a slope's own rounding may leave of it, which the gradient's rank does not show: the whole row has it."""
+    return ROUNDINGS * torch.finfo(dtype_of(observation)).eps
 
 
 def expected_counts(last: Rectified, answer: Tensor, examples: int) -> list[float]:

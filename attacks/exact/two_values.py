@@ -5,14 +5,18 @@ therefore has, at the hidden layer's unit i, the slope 0 where ReLU was shut and
 column of the split, left q, is thus a vector of a known subspace each of whose entries takes one of two values; e is known up
 to a few percent before training (p is nearly the same for all examples), and always up to its classes - 2 free numbers.
 
-SPEAR (NeurIPS 2024) uses the zeros alone, and needs a number of samples that is exponential in the batch; here both values
-are used:
+And what opens the unit is known, too: the example's input lies in the row space of the same gradient, so that the answers
+of the layer's units to it, whose signs say which are open, are a vector of another known subspace.
+
+SPEAR (NeurIPS 2024) uses the zeros alone, and needs a number of samples that is exponential in the batch; here all three are
+used, the zeros, the values and the signs:
 
 1.  start: among all directions q, those of class c's examples make the fourth-order sum q^T (left^T diag(v^2) left) q large,
     v = W^T e, because their entries equal v wherever they are not zero. Its leading eigenvectors nearly span them (spectral
     start, as in phase retrieval: an entry t in {0, v} is the same as |t - v/2| = |v|/2).
-2.  search: relaxed reflections between "is in the subspace" and "each entry is 0 or v" (RRR; Elser, Rankenburg and
-    Thibault, PNAS 2007), many starts at once.
+2.  search: relaxed reflections (RRR; Elser, Rankenburg and Thibault, PNAS 2007), many starts at once, between "slopes and
+    answers lie in their subspaces" and "at each unit the answer is positive and the slope v, or neither and the slope 0".
+    Inputs of examples not found yet are orthogonal to the directions that were: their subspace becomes smaller with each.
 3.  finish: once the open units are right, q and the free part of e follow from linear least squares, exactly; what is left
     over is the proof.
 
@@ -26,13 +30,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from attacks.exact.layers import Rectified
 from attacks.exact.low_rank import Split
 
+ANSWERS = 1.2  # worth of the spread of a unit's answers, where that of a slope is one
 STEP = 0.5  # of the relaxed reflections
 GLANCE = 25  # reflections between two looks at what was found
 ALIKE = 0.99  # cosine above which two directions are one
 CLOSE = 0.95  # and above which two unfinished ones will be
 TURNS, PATIENCE = 30, 8  # of least squares; and those after which only what is near goes on
+DONE = 0.02  # distance from the subspace of half of the starts at which all have said what they can
 NEAR, PRIOR = 0.5, 0.02  # how far from the subspace a candidate may be; how firmly errors stay as guessed
 MOST = 48  # unfinished directions of one search that are worth finishing
 
@@ -60,8 +67,44 @@ def nothing(parts: Split, classes: int) -> Found:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The answers that the live units may give to an example: `origin`, and anything in the span of `basis` beside it.
+
+    `basis` is orthonormal, and orthogonal to `origin`. `worth`: of an answer, in units of one over its typical size.
+    """
+
+    origin: Float[Tensor, " live"]
+    basis: Float[Tensor, "live free"]
+    worth: float
+
+
+def reach(parts: Split, layer: Rectified, directions: Float[Tensor, "rank found"]) -> Reach:
+    """The answers to an example that is none of those found: combinations of the split's right factor give its input.
+
+    They are orthogonal to the others' directions, and the bias column is one. Without a bias column nothing fixes an
+    input's size: its answers count for nothing.
+    """
+    columns, weight = layer.weight.shape[1], layer.weight[parts.live]
+    if layer.bias is None:
+        return Reach(weight.new_zeros(len(weight)), weight.new_zeros(len(weight), 0), 0.0)
+    tied = torch.cat([functional.normalize(directions, dim=0), parts.right[:, columns:]], 1)
+    fixed = torch.zeros(tied.shape[1]).to(tied)
+    fixed[-1] = 1
+    answers = torch.cat([weight, layer.bias[parts.live, None]], 1) @ parts.right.T
+    free = torch.linalg.qr(tied, mode="complete")[0][:, tied.shape[1] :]
+    basis = torch.linalg.qr(answers @ free)[0]
+    origin = answers @ torch.linalg.lstsq(tied.T, fixed[:, None]).solution[:, 0]
+    # how answers differ from one example to another: what one input that all shared would leave of the gradient
+    bias = parts.right[:, columns]
+    left = answers - torch.outer(answers @ bias, bias) / bias.square().sum()
+    typical = float(left.norm() / bias.norm()) / len(weight) ** 0.5
+    return Reach(origin - basis @ (basis.T @ origin), basis, ANSWERS / typical)
+
+
 def searched(
     parts: Split,
+    layer: Rectified,
     outgoing: Float[Tensor, "live classes"],
     typical: Float[Tensor, " classes"],
     own: int,
@@ -78,7 +121,8 @@ def searched(
     `expected`: how many of its examples are still to be found, roughly.
     `tolerance`: of a direction's relative residual.
     """
-    candidates = _reflected(parts, outgoing, typical, own, found, expected, starts, reflections, rng)
+    answers = reach(parts, layer, found.directions)
+    candidates = _reflected(parts, answers, outgoing, typical, own, found, expected, starts, reflections, rng)
     if not len(candidates):
         return found
     return joined(found, finished(parts.left, outgoing, candidates, own, typical, tolerance))
@@ -95,6 +139,7 @@ def typical_errors(answer: Float[Tensor, " classes"], own: int) -> Float[Tensor,
 
 def _reflected(
     parts: Split,
+    answers: Reach,
     outgoing: Tensor,
     errors: Tensor,
     own: int,
@@ -116,13 +161,19 @@ def _reflected(
     space, target = left.float(), value.float()[:, None].expand(-1, starts)
     base, moves = _free(outgoing, errors, own)
     base, moves, state = base.float(), moves.float(), _begun(left, axes, value, starts, rng)
+    worth = answers.worth * float(value.square().mean().sqrt())
+    origin, basis = worth * answers.origin.float()[:, None], answers.basis.float()
+    heights = _onto(origin, basis, ANSWERS * (2 * state * target.sign() - target.abs()))
     masks: list[Tensor] = []
     directions: list[Tensor] = []
     distances: list[Tensor] = []
     for step in range(1, reflections + 1):
-        wanted = torch.where((state - target).abs() < state.abs(), target, 0.0)
+        opened = (state - target).square() + heights.clamp_max(0).square() < state.square() + heights.clamp_min(0).square()
+        wanted = torch.where(opened, target, 0.0)
+        allowed = torch.where(opened, heights.clamp_min(0), heights.clamp_max(0))
         inside = space.T @ wanted
         state = state + STEP * (space @ (2 * inside - space.T @ state) - wanted)
+        heights = heights + STEP * (_onto(origin, basis, 2 * allowed - heights) - allowed)
         if step % GLANCE == 0:
             sizes = wanted.norm(dim=0)
             far = (1 - (inside.norm(dim=0) / sizes.clamp_min(1e-30)) ** 2).clamp_min(0).sqrt()
@@ -133,11 +184,18 @@ def _reflected(
             masks.append((wanted[:, near] != 0).T)
             directions.append(inside[:, near].T)
             distances.append(far[near])
+            if float(far.median()) < DONE:
+                break
             if moves.shape[1] and step >= 2 * GLANCE:
                 shift = _shift(space, base, moves, (wanted != 0).T, PRIOR)
                 target = (base + _allowed(shift, errors, own) @ moves.T).T
     order = torch.cat(distances).argsort()
     return torch.cat(masks)[order][_distinct(torch.cat(directions)[order], known)]
+
+
+def _onto(origin: Tensor, basis: Tensor, heights: Tensor) -> Float[Tensor, "live starts"]:
+    """The nearest of the answers that are within reach."""
+    return origin + basis @ (basis.T @ heights)
 
 
 def _begun(left: Tensor, axes: Tensor, value: Tensor, starts: int, rng: torch.Generator) -> Float[Tensor, "live starts"]:

@@ -98,6 +98,18 @@ def test_check_says_what_would_run(tmp_path):
         assert words in result.output
 
 
+@pytest.mark.parametrize(
+    ("work", "said"),
+    [("epochs = 1", "1 local epoch over"), ("epochs = 2", "2 local epochs over"), ("steps = 1", "1 local step over")],
+)
+def test_check_counts_the_local_work_in_the_right_number(tmp_path, work, said):
+    path = tmp_path / "study.toml"
+    path.write_text(f'name = "study"\ndata = "digits"\nmodel = "mlp"\n[training]\nshared = "delta"\n{work}\n')
+    result = RUNNER.invoke(app, ["check", str(path)], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    assert f"after {said}" in result.output
+
+
 def test_report_of_a_folder_without_a_run_is_refused(tmp_path):
     result = RUNNER.invoke(app, ["report", str(tmp_path)])
     assert result.exit_code == 2

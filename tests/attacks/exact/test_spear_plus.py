@@ -68,7 +68,7 @@ def test_a_last_missing_direction_follows_from_the_others():
     outgoing = last.weight.T[parts.live]
     for _ in range(5):
         for own in range(10):
-            found = searched(parts, outgoing, every[own], own, found, 2, 32, 100, 1e-8, rng)
+            found = searched(parts, hidden, outgoing, every[own], own, found, 2, 32, 100, 1e-8, rng)
     assert found.directions.shape[1] == 6
     for out in range(6):
         kept = torch.tensor([index for index in range(6) if index != out])

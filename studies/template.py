@@ -1,4 +1,7 @@
-{# The report's page. Everything that is not markup here is escaped; no scripts, nothing from elsewhere. #}
+"""The report's page, a Jinja template; in Python, for Flower packs no other text of an app than code, TOML and Markdown."""
+# ruff: noqa: E501, RUF001
+
+TEMPLATE = r"""{# The report's page. Everything that is not markup here is escaped; no scripts, nothing from elsewhere. #}
 {% macro interval(low, high, scale=1, digits=1, unit='') %}
 {%- if low is not none and high is not none %}{{ (low * scale)|number(digits) }} to {{ (high * scale)|number(digits) }}{{ unit }}{% endif %}
 {%- endmacro %}
@@ -65,6 +68,7 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 <td><span class="value">{{ (value.mean * scale)|number(digits) }}</span>
 {%- if value.low is not none %} <small class="interval">{{ interval(value.low, value.high, scale, digits) }}</small>{% endif %}
 {%- if metric == 'exact' and 'certified' in line.row.scores %} <small class="median">certified {{ line.row.scores['certified'].mean|percent }}, falsely {{ line.row.scores['false_certificates'].mean|percent }}</small>{% endif %}
+{%- if metric == 'exact' and line.forecast %} <small class="median">whole batches {{ line.whole|percent }}, forecast {{ line.forecast.probability|percent }}</small>{% endif %}
 {%- if metric == 'identified' and line.ceiling is not none %} <small class="median{{ ' warn' if line.above_ceiling }}">at most {{ line.ceiling|percent }}{{ ': <strong>above its ceiling</strong>'|safe if line.above_ceiling }}</small>{% endif %}
 {%- if metric == 'psnr' %} <small class="median">median {{ line.row.medians['psnr']|number(digits) }}</small> <small class="median">worst tenth {{ line.row.worst_tenth|number(digits) }}</small>{% endif %}
 {%- if metric in line.from_null %} <small class="beside">{{ (line.from_null[metric] * scale)|signed(digits) }} vs null</small>{% endif %}</td>
@@ -271,7 +275,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 
 <section id="results" aria-labelledby="results-title">
 <h2 id="results-title">Results</h2>
-<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.</p>
+<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely; the forecast is the probability, from the initial model and public pictures alone, that a whole batch comes back. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.</p>
 {% for point in points %}
 {% if point.setting %}<h3>{{ point.setting }}</h3>{% endif %}
 {% for defense, lines in point.tables %}
@@ -479,7 +483,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <h3>Limits</h3>
 <ul>
 <li>The federation is simulated: data, clients and server are on one machine or one cluster, and the pictures are of a public set.</li>
-<li>What an attack restores is a lower bound on what an update gives away. An attack that is not better than a control shows that this attack, with these settings, found nothing, and not that there is nothing to find. No attack is told the defense or fitted to it; one that knows it may do better. No (epsilon, delta) guarantee is claimed here.</li>
+<li>What an attack restores is a lower bound on what an update gives away. An attack that is not better than a control shows that this attack, with these settings, found nothing, and not that there is nothing to find. {{ threat.knowing }} No (epsilon, delta) guarantee is claimed here.</li>
 <li>The best attack is chosen after its scores are known, which favours the attacker a little; intervals are not corrected for the number of comparisons.</li>
 <li>Intervals cover other updates{% if seeds|length > 1 %} and other seeds, of which there are {{ seeds|length }}{% if seeds|length < 5 %}: with so few the interval says little about how much seeds differ, and is likely to be too narrow{% endif %}{% else %} of this one seed, and say nothing about other seeds{% endif %}. They do not cover other data, models, batch sizes or settings of the attacks. Where all updates scored the same the interval has no width, which is not certainty.</li>
 <li>PSNR and SSIM compare pixels. A picture can be recognised at a low score and useless at a higher one: look at the pictures. Of all pictures drawn without looking the mean has the least expected squared error: it is the line to pass.</li>
@@ -508,3 +512,4 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <footer>Written by Curious from the run's ledger. The pictures above are the clients' own or restorations of them: treat this page as you treat the data.</footer>
 </body>
 </html>
+"""
