@@ -236,7 +236,9 @@ def test_where_the_examples_are_changed_no_difference_quotient_of_the_plain_loss
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("defense", "gain"), [(RandomPruning(keep=0.1), 6.0), (Sign(), 4.0), (MagnitudePruning(keep=0.1), 3.0)], ids=repr
+    ("defense", "gain"),
+    [(RandomPruning(keep=0.1), 5.0), (Sign(), 5.0), (MagnitudePruning(keep=0.1), 2.5), (Precode(), 8.0)],
+    ids=repr,
 )
 def test_to_know_the_defense_gains_decibels(defense, gain, needed):
     """Over three pictures, models and starts; half to two thirds of what was measured on ten (bench/knowing.py)."""
