@@ -11,9 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from attacks import Granted, Observation
+from attacks import ATTACKS, Granted, Observation
 from attacks.workers import Job, Outcome, Pool
 from defenses import Known
+from learning.catalogue import name_of
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Batch, derived_seed, load_state
 from learning.training import Training, set_mode
@@ -57,7 +58,8 @@ class Interrogation:
     def _job(self, victim: Victim, name: str) -> Job:
         named, grants = self._attacks[name]
         cell = self._ledger.plan.cells[victim.cell]
-        seed = derived_seed(cell.seed, "attack", name, victim.round, victim.client)
+        kind = name_of(ATTACKS, named.attack)  # not its own name: the same attack with other settings has the same start
+        seed = derived_seed(cell.seed, "attack", kind, victim.round, victim.client)
         observation = self.observation(victim, grants)
         if named.knows_defense:
             observation = replace(observation, granted=replace(observation.granted, defense=Known(cell.defense.chain)))

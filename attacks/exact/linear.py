@@ -47,12 +47,12 @@ class Linear(Attack):
             if not errors.any():
                 raise NotApplicable(f"the bias gradient of '{layer.name}' is zero")
             pictures = first.pictures(common_input(layer.gradient[:, :pixels], errors)[None], observation.image_shape)
-            rows = _label(observation, pictures, rng)
+            rows = _label(observation, pictures)
         else:
             end = tail(observation)
             if end.slope is None:
                 raise NotApplicable("without biases, linear layers with ReLU between must lead from the picture to the classes")
-            rows = _soft_label(observation, rng)
+            rows = _soft_label(observation)
             pictures = first.pictures(_walked(end, rows[0]), observation.image_shape)
         certificate = certify(observation, first, split(layer.gradient, 1), pictures, rows)
         return Reconstruction(
@@ -64,22 +64,21 @@ class Linear(Attack):
         )
 
 
-def _label(observation: Observation, pictures: Tensor, rng: torch.Generator) -> Float[Tensor, "1 classes"]:
+def _label(observation: Observation, pictures: Tensor) -> Float[Tensor, "1 classes"]:
     """The row of class probabilities that explains the last layer's gradient."""
     last = last_layer(observation)
     if last.bias_gradient is None:
-        return _soft_label(observation, rng)
+        return _soft_label(observation)
     with torch.no_grad():
         row = (torch.softmax(victim(observation)(pictures), 1) - last.bias_gradient).clamp_min(0)
     return row / row.sum()
 
 
-def _soft_label(observation: Observation, rng: torch.Generator) -> Float[Tensor, "1 classes"]:
-    found = SoftLabels().reconstruct(observation, rng)
-    assert found.labels is not None, "label restorations restore labels"
-    if not found.identifiable:
-        raise NotApplicable(f"the picture is read off the label, and {found.verdict}")
-    return found.labels.double()
+def _soft_label(observation: Observation) -> Float[Tensor, "1 classes"]:
+    row, fault = SoftLabels().restored(observation)
+    if fault:
+        raise NotApplicable(f"the picture is read off the label, and labels are not identifiable here: {fault}")
+    return row.double()
 
 
 def _walked(end: Tail, label: Float[Tensor, " classes"]) -> Float[Tensor, "1 pixels"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
@@ -52,6 +53,13 @@ class SoftLabels(Attack):
     tolerance: Positive = 5e-6
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        row, fault = self.restored(observation)
+        return Reconstruction(
+            labels=row.float(), identifiable=not fault, verdict=f"labels not identifiable here: {fault}" if fault else ""
+        )
+
+    def restored(self, observation: Observation) -> tuple[Float[Tensor, "1 classes"], str]:
+        """The label, in the update's precision, and why it is not identifiable, or nothing."""
         if observation.examples != 1:
             raise NotApplicable(f"soft labels are restored of one example, and the client used {observation.examples}")
         if observation.steps != 1:
@@ -79,10 +87,7 @@ class SoftLabels(Attack):
             if not fault and not root.inequality <= self.tolerance:
                 fault = f"no label fits with all but two entries equal (they differ by {root.inequality:.1g} at best)"
         label = label.clamp_min(0)
-        rows = (label / label.sum())[None].cpu()
-        return Reconstruction(
-            labels=rows, identifiable=not fault, verdict=f"labels not identifiable here: {fault}" if fault else ""
-        )
+        return (label / label.sum())[None].cpu(), fault
 
 
 def _necessary_condition(gradient: Tensor, sizes: Tensor, reference: Tensor, ratios: Tensor) -> str:

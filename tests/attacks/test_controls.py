@@ -8,7 +8,7 @@ import torch
 
 from attacks import ATTACKS, Attack, Granted, NotApplicable
 from attacks.controls import Mean, Null
-from attacks.exact import ExtremePoints, Linear, Spear, SpearPlus
+from attacks.exact import ExtremePoints, Linear, Peeling, Spear, SpearPlus
 from attacks.labels import (
     ILRG,
     LLG,
@@ -50,6 +50,7 @@ QUICK: dict[str, Attack] = {
     "linear": Linear(),
     "spear": Spear(chunk=1024, samples=4096),
     "spear-plus": SpearPlus(starts=8, rounds=2),
+    "peeling": Peeling(seconds=5),
     "null": Null(),
     "mean": Mean(),
 }
@@ -57,7 +58,7 @@ QUICK: dict[str, Attack] = {
 # For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
 CHOOSY = (
     "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "extreme-points", "linear",
-    "spear", "spear-plus",
+    "spear", "spear-plus", "peeling",
 )  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
