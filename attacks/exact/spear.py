@@ -17,8 +17,13 @@ from attacks.labels.auto import AutoLabels
 from learning.catalogue import Count, Positive, settings
 
 SCREEN = 2e-4  # cosine below which an entry counts as zero in float32
-REFUSED = 1e-5  # chance that a true direction has fewer zeros than asked for
+REFUSED = (0.05, 1e-5)  # chance that a true direction of the batch has fewer zeros than asked for: at first, and later
 ALIKE = 1 - 1e-6
+CHOICE = 40  # directions kept for each that is needed, the sparsest
+PATIENCE, LENIENT = (
+    10,
+    0.75,
+)  # so many times the expected samples are later; after twice as many this share of the zeros will do
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,16 @@ def expected_samples(units: int, rank: int) -> float:
     return math.inf if hit == 0 else sum(1 / (rank - k) for k in range(rank)) / hit
 
 
-def fewest_zeros(units: int, rank: int) -> int:
-    """Zeros that a direction must have: a true one has fewer with probability `REFUSED` over the rank."""
-    total = 0.0
+def fewest_zeros(units: int, rank: int, refused: float) -> int:
+    """Zeros that a direction must have: that all true ones have as many fails with probability `refused` at most.
+
+    A unit is shut for half of the examples, but among the units that are open for any it is shut for fewer of a small batch.
+    """
+    total, nobody = 0.0, 2.0**-rank
+    shut = (0.5 - nobody) / (1 - nobody)
     for zeros in range(units + 1):
-        total += math.comb(units, zeros) / 2**units
-        if total > REFUSED / rank:
+        total += math.comb(units, zeros) * shut**zeros * (1 - shut) ** (units - zeros)
+        if total > refused / rank:
             return max(zeros, rank + 2)
     return units
 
@@ -100,12 +109,15 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     """Directions by sampling rows; stops at a choice whose zeros fit the activations, or when there are no more samples."""
     rank, units = parts.rank, len(parts.live)
     rows = parts.left / parts.left.norm(dim=1, keepdim=True)
-    single, needed = rows.float(), fewest_zeros(units, rank)
+    single, expected = rows.float(), expected_samples(units, rank)
+    needed, later = (fewest_zeros(units, rank, refused) for refused in REFUSED)
     tolerance = max(1e-7, 30 * parts.unsure * math.sqrt(units / rank))
     pool = rows.new_zeros(rank, 0)
     zeros = torch.zeros(0, device=rows.device)
     drawn, began = 0, time.monotonic()
     while drawn < samples and time.monotonic() - began < seconds:
+        if drawn > PATIENCE * expected:
+            needed = later if drawn < 2 * PATIENCE * expected else max(round(LENIENT * later), rank + 2)
         picks = torch.randint(units, (chunk, rank - 1), generator=rng).to(rows.device)
         drawn += chunk
         system = single[picks]  # the vector orthogonal to the rows, its last coordinate one
@@ -130,12 +142,15 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
             pool = torch.cat([pool, exact[:, None]], 1)
             zeros = torch.cat([zeros, shut.sum()[None].to(zeros)])
             fresh = True
+        if pool.shape[1] > CHOICE * rank:  # narrow layers let many mixtures of examples through
+            best = zeros.argsort(descending=True)[: CHOICE * rank]
+            pool, zeros = pool[:, best], zeros[best]
         if fresh and pool.shape[1] >= rank:
             chosen = _greedy(parts, layer, pool, zeros, tolerance)
             if chosen is not None and _matching(parts, layer, pool[:, chosen], tolerance) > 0.999:
                 return Sampled(pool[:, chosen], drawn)
     chosen = _greedy(parts, layer, pool, zeros, tolerance) if pool.shape[1] >= rank else None
-    return Sampled(pool if chosen is None else pool[:, chosen], drawn)
+    return Sampled(pool[:, : rank - 1] if chosen is None else pool[:, chosen], drawn)
 
 
 def _greedy(parts: Split, layer: Rectified, pool: Tensor, zeros: Tensor, tolerance: float) -> Tensor | None:
