@@ -136,7 +136,7 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1.0625rem/1.55 var(--text); overflow-wrap: break-word; }
-header, main, footer { max-width: 72rem; margin: 0 auto; padding: 0 1.25rem; }
+header, main, footer { max-width: 76rem; margin: 0 auto; padding: 0 1.25rem; }
 header { padding-top: 3rem; }
 p, ul, ol, dl.prose { max-width: 44rem; }
 h1, h2, h3, h4 { line-height: 1.2; text-wrap: balance; font-weight: 600; }
@@ -179,7 +179,7 @@ th:first-child, td:first-child, .left { text-align: left; }
 table.words th, table.words td { text-align: left; white-space: normal; min-width: 7rem; }
 table.words thead th { min-width: 0; } table.words td.wide { min-width: 17rem; overflow-wrap: anywhere; } table.words td.number { min-width: 0; white-space: nowrap; }
 td small, th small { display: block; font-weight: 400; font-size: .75rem; color: var(--soft); }
-.results { font-size: .82rem; } .results th, .results td { padding-left: .4rem; padding-right: .4rem; }
+.results { font-size: .82rem; } .results th, .results td { padding-left: .34rem; padding-right: .34rem; }
 tr.control { background: var(--tint); } tr.control th { font-style: italic; }
 .tag { display: inline-block; font: 600 .7rem/1.4 var(--plain); border: 1px solid currentColor; border-radius: 3px; padding: 0 .35em; color: var(--soft); font-style: normal; margin-left: .4em; }
 .sentence { display: block; white-space: normal; min-width: 9rem; text-align: left; overflow-wrap: anywhere; } .dash { color: var(--soft); }
