@@ -13,7 +13,7 @@ from attacks import Granted, NotApplicable, Observation
 from attacks.labels import ILRG, LLG, RLU, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
 from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer, last_layer_with_bias
-from learning.models import MLP, MODELS, VGG16, LeNet
+from learning.models import MLP, MODELS, VGG16, LeNet, Precode
 from learning.tensors import Batch, Update, generator, parameters_of
 from learning.training import Training, local_update, set_mode
 
@@ -285,8 +285,8 @@ class Backwards(nn.Module):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_last_layer_is_found_in_every_model(name):
     shape, classes = (3, 32, 32), 7
-    architecture = VGG16(hidden=32) if name == "vgg16" else MODELS[name]()
-    model = architecture.build(shape, classes, seed=0)
+    special = {"vgg16": VGG16(hidden=32), "precode": Precode(network=MLP())}
+    model = (special[name] if name in special else MODELS[name]()).build(shape, classes, seed=0)
     (expected,) = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == classes]
     marked = {n: torch.full_like(p, float(n.startswith(f"{expected}."))) for n, p in parameters_of(model).items()}
     observation = Observation(
