@@ -1,10 +1,11 @@
 """Will the exact attacks of a study succeed? Said before it runs, and held against what happened."""
 
+from attacks import NotApplicable
 from attacks.exact import EXACT
-from attacks.exact.forecast import Forecast, forecasts
+from attacks.exact.forecast import FORECAST, Forecast, forecasts
 from defenses import defended_update
 from learning.data import client_batch, pictures_of, public_examples
-from learning.tensors import generator
+from learning.tensors import Update, generator
 from studies.config import Cell
 from studies.preparation import initial_model
 
@@ -15,7 +16,7 @@ def forecasts_of(cell: Cell) -> dict[str, Forecast]:
     They are those of the model before the first round and of a stand-in from the public test pictures, as large as what is
     behind the first recorded update, behind the cell's defenses. Empty where the set has too few pictures for one.
     """
-    study, names = cell.study, {kind: name for name, kind in EXACT.items()}
+    study, names = cell.study, {EXACT[name]: name for name in FORECAST}
     chosen = {named.name: names[type(named.attack)] for named in study.attacks if type(named.attack) in names}
     if not chosen or not cell.recorded():
         return {}
@@ -25,8 +26,12 @@ def forecasts_of(cell: Cell) -> dict[str, Forecast]:
     if len(stand_in) < examples:
         return {}
     model, compute = initial_model(cell), defended_update(cell.defense.chain, study.training)
-    found = forecasts(
-        model, pictures_of(study.data).classes, stand_in, study.training,
-        lambda: compute(model, stand_in, generator(cell.seed, "forecast")),
-    )  # fmt: skip
-    return {name: found[attack] for name, attack in chosen.items() if attack in found}
+
+    def share() -> Update:
+        try:
+            return compute(model, stand_in, generator(cell.seed, "forecast"))
+        except (ValueError, RuntimeError) as error:  # as it will for the clients, whose failures the report lists
+            raise NotApplicable(f"the client fails: {error}") from None
+
+    found = forecasts(model, pictures_of(study.data).classes, stand_in, study.training, share)
+    return {name: found[attack] for name, attack in chosen.items()}

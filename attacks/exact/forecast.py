@@ -18,6 +18,7 @@ from learning.training import Training
 SAMPLES = 5e7  # that SPEAR may draw
 WORTH = 1.9  # odds of spear-plus for every unit that there is of an example beyond the one that makes it independent
 NOISELESS, DECADE = 1e-10, 0.72  # error from the true pictures that does no harm; what ten times of it take off the log odds
+FORECAST = ("linear", "spear", "spear-plus", "peeling")  # the attacks of the catalogue that it speaks of
 EXACT = 1e-6  # mean squared error of an exact picture
 
 
@@ -36,8 +37,8 @@ def forecasts(
 
     `stand_in`: as many examples as a client uses, of the kind that clients hold, in the model's precision. They tell how many
     units of a layer are open for a picture and tell examples apart. `share`: gives what a client would share of them, with
-    its local steps, precision and defense; it is asked only where an attack applies. If it does not have the stand-in's
-    pictures to `EXACT` even from those pictures themselves, precision is what forbids.
+    its local steps, precision and defense, or raises `NotApplicable`; it is asked only where an attack applies. If it does not
+    have the stand-in's pictures to `EXACT` even from those pictures themselves, precision is what forbids.
 
     The odds of `spear-plus` follow a rule of counting whose constants are fitted (`bench/exact_forecast.py`), as is what noise
     takes off all odds; those of SPEAR are its own theory's; those of peeling follow from the open units alone.
@@ -47,9 +48,7 @@ def forecasts(
         round=0, client=0, model=model, update=placeholder, training=training, examples=len(stand_in),
         image_shape=_shape(stand_in), classes=classes,
     )  # fmt: skip
-    ways: dict[str, Callable[[Observation, Tensor], Forecast]] = {
-        "linear": _linear, "spear": _spear, "spear-plus": _spear_plus, "peeling": _peeling,
-    }  # fmt: skip
+    ways = dict(zip(FORECAST, (_linear, _spear, _spear_plus, _peeling), strict=True))
     found: dict[str, Forecast] = {}
     for name, way in ways.items():
         try:
@@ -58,11 +57,14 @@ def forecasts(
             found[name] = Forecast(0.0, f"not applicable: {reason}")
     if all(forecast.probability < 0.01 for forecast in found.values()):
         return found
-    shared = Observation(
-        round=0, client=0, model=model, update=share(), training=training, examples=len(stand_in),
-        image_shape=_shape(stand_in), classes=classes,
-    )  # fmt: skip
-    error = _least_error(shared, stand_in)
+    try:
+        shared = Observation(
+            round=0, client=0, model=model, update=share(), training=training, examples=len(stand_in),
+            image_shape=_shape(stand_in), classes=classes,
+        )  # fmt: skip
+        error = _least_error(shared, stand_in)
+    except NotApplicable as reason:  # nothing is shared, or what is no attack can use
+        return {name: Forecast(0.0, f"not applicable: {reason}") for name in found}
     if error < EXACT:
         harm = DECADE * max(0.0, math.log10(max(error, NOISELESS) / NOISELESS))
         return {name: Forecast(_less(forecast.probability, harm), forecast.sentence) for name, forecast in found.items()}

@@ -23,6 +23,14 @@ def test_exact_attacks_are_forecast_behind_each_defense():
     assert noisy["taken apart"].probability == 0
 
 
+def test_an_update_that_is_not_finite_is_forecast_as_not_applicable():
+    raw = changed(**{**EXACT, "defenses": [{"name": "gaussian-noise", "std": 1e39}]})
+    (cell,) = make_plan(raw).cells
+    (found,) = forecasts_of(cell).values()
+    assert found.probability == 0
+    assert "not finite" in found.sentence
+
+
 def test_without_exact_attacks_nothing_is_forecast():
     assert all(forecasts_of(cell) == {} for cell in make_plan(changed()).cells)
 
