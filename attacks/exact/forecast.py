@@ -2,10 +2,10 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 from attacks.attack import NotApplicable, Observation, label_rows
@@ -58,11 +58,7 @@ def forecasts(
     if all(forecast.probability < 0.01 for forecast in found.values()):
         return found
     try:
-        shared = Observation(
-            round=0, client=0, model=model, update=share(), training=training, examples=len(stand_in),
-            image_shape=_shape(stand_in), classes=classes,
-        )  # fmt: skip
-        error = _least_error(shared, stand_in)
+        error = _least_error(replace(seen, update=share()), stand_in)
     except NotApplicable as reason:  # nothing is shared, or what is no attack can use
         return {name: Forecast(0.0, f"not applicable: {reason}") for name in found}
     if error < EXACT:
@@ -88,10 +84,10 @@ def _least_error(shared: Observation, stand_in: Batch) -> float:
         end = tail(shared)
     except NotApplicable:
         end = entry(shared)
-    if end.slope is None or end.offset is None:
+    if end.slope is None:
         return 0.0
     pictures = stand_in.images.double()
-    inputs = end.slope * pictures.flatten(1) + end.offset
+    inputs = end.inputs(pictures)
     again = refined(shared, end, inputs, label_rows(stand_in.labels, shared.classes).to(inputs))
     return float((again - pictures).square().flatten(1).mean(1).max())
 
@@ -113,15 +109,9 @@ def _first(observation: Observation) -> Tail:
     return end
 
 
-def _given(end: Tail, pictures: Tensor) -> Float[Tensor, "batch inputs"]:
-    assert end.slope is not None
-    assert end.offset is not None
-    return end.slope * pictures.flatten(1) + end.offset
-
-
 def _spear(observation: Observation, pictures: Tensor) -> Forecast:
     end, examples = _first(observation), observation.examples
-    opened = _answers(end.layers[0], _given(end, pictures)) > 0
+    opened = end.layers[0].answers(end.inputs(pictures)) > 0
     live = opened[:, opened.any(0)]
     _told_apart(examples, live.shape[1], end.layers[0])
     shut = 1 - float(live.double().mean())
@@ -137,11 +127,11 @@ def _spear_plus(observation: Observation, pictures: Tensor) -> Forecast:
         raise NotApplicable("no linear layer feeds the last one through ReLU")
     if end.slope is None:
         raise NotApplicable("the linear layers see no picture: labels at most are restored")
-    given, opened = _given(end, pictures), torch.zeros(0)
+    given, opened = end.inputs(pictures), torch.zeros(0)
     for layer in end.layers[:-1]:
-        opened = _answers(layer, given) > 0
+        opened = layer.answers(given) > 0
         _told_apart(examples, int(opened.any(0).sum()), layer)
-        given = _answers(layer, given).clamp_min(0)
+        given = layer.answers(given).clamp_min(0)
     return _searched(opened)
 
 
@@ -149,7 +139,7 @@ def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
     end = _first(observation)
     if len(end.layers) != 2:
         raise NotApplicable("the network is not one hidden layer of ReLU that sees the picture")
-    opened = _answers(end.layers[0], _given(end, pictures)) > 0
+    opened = end.layers[0].answers(end.inputs(pictures)) > 0
     _told_apart(observation.examples, int(opened.any(0).sum()), end.layers[0])
     left = opened
     while (alone := left & (left.sum(0) == 1)).any():
@@ -178,8 +168,3 @@ def _searched(opened: Bool[Tensor, "batch units"]) -> Forecast:
         odds / (1 + odds), f"{telling:.0f} units' worth of open and shut for {len(opened)} examples: "
         f"{'enough' if odds > 1 else 'too few'} to take apart",
     )  # fmt: skip
-
-
-def _answers(layer: Rectified, given: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch units"]:
-    answers = given @ layer.weight.T
-    return answers if layer.bias is None else answers + layer.bias

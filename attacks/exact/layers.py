@@ -26,6 +26,11 @@ class Rectified:
     gradient: Float[Tensor, "units columns"]
     rectified: bool
 
+    def answers(self, given: Float[Tensor, "some inputs"]) -> Float[Tensor, "some units"]:
+        """The layer's output, before ReLU."""
+        answers = given @ self.weight.T
+        return answers if self.bias is None else answers + self.bias
+
 
 @dataclass(frozen=True)
 class Tail:
@@ -45,6 +50,12 @@ class Tail:
         assert self.slope is not None
         assert self.offset is not None
         return ((inputs - self.offset) / self.slope).reshape(-1, *image_shape)
+
+    def inputs(self, pictures: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch pixels"]:
+        """The first layer's inputs for these pictures."""
+        assert self.slope is not None
+        assert self.offset is not None
+        return self.slope * pictures.flatten(1) + self.offset
 
 
 def victim(observation: Observation) -> nn.Module:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
 from attacks.exact.assembly import refined
 from attacks.exact.certificate import certify, slopes_at_first
-from attacks.exact.layers import Rectified, Tail, dtype_of, tail, victim
+from attacks.exact.layers import Tail, dtype_of, tail, victim
 from attacks.exact.low_rank import Split, split
 from attacks.exact.spear_plus import SpearPlus, completed_labels
 from learning.catalogue import Positive, settings
@@ -117,7 +117,7 @@ def peeled(end: Tail, parts: Split, examples: int) -> Peeled:
 
 def slopes_of(end: Tail, found: Peeled) -> Float[Tensor, "found units"]:
     """Every example's slope of its own loss at the first layer's output."""
-    answers = _answers(end.layers[0], found.inputs)
+    answers = end.layers[0].answers(found.inputs)
     errors = _probabilities(end, answers) - functional.one_hot(found.classes, len(end.layers[1].weight))
     return (answers > 0) * (errors @ end.layers[1].weight)
 
@@ -127,13 +127,8 @@ def with_one(inputs: Float[Tensor, "some inputs"]) -> Float[Tensor, "some column
     return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
 
 
-def _answers(layer: Rectified, given: Float[Tensor, "some inputs"]) -> Float[Tensor, "some units"]:
-    answers = given @ layer.weight.T
-    return answers if layer.bias is None else answers + layer.bias
-
-
 def _probabilities(end: Tail, answers: Tensor) -> Float[Tensor, "some classes"]:
-    return torch.softmax(_answers(end.layers[1], answers.clamp_min(0)), 1)
+    return torch.softmax(end.layers[1].answers(answers.clamp_min(0)), 1)
 
 
 def _seen_alone(end: Tail, left: Float[Tensor, "units columns"], tolerance: float) -> Peeled:
@@ -149,7 +144,7 @@ def _seen_alone(end: Tail, left: Float[Tensor, "units columns"], tolerance: floa
     pixels = end.pictures(inputs, (1, 1, inputs.shape[1])).flatten(1)
     inside = ((pixels > -OUTSIDE) & (pixels < 1 + OUTSIDE)).all(1)
     units, inputs = units[inside], inputs[inside]
-    answers = _answers(end.layers[0], inputs)
+    answers = end.layers[0].answers(inputs)
     outgoing = end.layers[1].weight[:, units].T
     slopes = (_probabilities(end, answers) * outgoing).sum(1, keepdim=True) - outgoing
     distances = (slopes / bias[units, None] - 1).abs()
@@ -208,7 +203,4 @@ def _finished(observation: Observation, end: Tail, known: Peeled, seconds: float
     found = SpearPlus(seconds=seconds).reconstruct(smaller, rng)
     if found.images is None or found.labels is None or found.certified is None or not found.certified.all():
         return None
-    assert end.slope is not None
-    assert end.offset is not None
-    inputs = found.images.to(known.inputs).flatten(1) * end.slope + end.offset
-    return Peeled(inputs, found.labels.argmax(1).to(known.classes))
+    return Peeled(end.inputs(found.images.to(known.inputs)), found.labels.argmax(1).to(known.classes))
