@@ -71,6 +71,6 @@ def refined(
             break
         if rest < least:
             least, best = rest, pictures
-        if change < 1e-14:
+        if change < 1e-12:
             break
     return best

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attacks.attack import NotApplicable, Observation, label_rows
 from attacks.exact.assembly import refined
 from attacks.exact.layers import Rectified, Tail, entry, tail
+from attacks.exact.peeling import SPARE
 from attacks.exact.spear import expected_samples
 from learning.tensors import Batch, Update
 from learning.training import Training
@@ -141,14 +142,23 @@ def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
         raise NotApplicable("the network is not one hidden layer of ReLU that sees the picture")
     opened = end.layers[0].answers(end.inputs(pictures)) > 0
     _told_apart(observation.examples, int(opened.any(0).sum()), end.layers[0])
-    left = opened
-    while (alone := left & (left.sum(0) == 1)).any():
-        left = left[~alone.any(1)]
+    left, needed = opened, len(end.layers[1].weight) + SPARE
+    while len(left):
+        open_for = left.sum(0)
+        alone = left[:, open_for == 1].any(1)
+        if int((open_for == len(left)).sum()) >= needed:
+            alone |= ~left[:, open_for == len(left) - 1].all(1)
+        if not alone.any():
+            break
+        left = left[~alone]
     count = observation.examples - len(left)
     if not len(left):
-        return Forecast(0.99, f"all {count} examples come to be seen alone by some unit")
+        return Forecast(0.99, f"all {count} examples come to be the only one that some unit is open for, or shut for")
     rest = _searched(left)
-    return Forecast(rest.probability, f"{count} examples come to be seen alone by some unit; {rest.sentence} the others")
+    return Forecast(
+        rest.probability,
+        f"{count} examples come to be the only one that some unit is open or shut for; {rest.sentence} the others",
+    )
 
 
 def _told_apart(examples: int, live: int, layer: Rectified) -> None:
