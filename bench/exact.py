@@ -21,7 +21,7 @@ from attacks.controls import Null
 from bench.labels import drawn, trained_states
 from learning.catalogue import build
 from learning.data import CIFAR10, MNIST, Digits, FashionMNIST, Pictures, pictures_of
-from learning.models import MLP, Architecture, LeNet5, Normalize
+from learning.models import MLP, Architecture, LeNet5
 from learning.tensors import Batch, Update, generator
 from learning.training import Training, local_update, set_mode
 from studies.scores import score, squared_errors
@@ -98,7 +98,7 @@ def _architecture(chosen: argparse.Namespace) -> Architecture:
     return (
         LeNet5(activation=chosen.activation)
         if chosen.lenet5
-        else MLP(width=chosen.width, depth=chosen.depth, activation=chosen.activation)
+        else MLP(width=chosen.width, depth=chosen.depth, activation=chosen.activation, raw=chosen.raw)
     )
 
 
@@ -107,8 +107,6 @@ def _observed(
 ) -> Observation:
     dtype = torch.float64 if chosen.precision == "float64" else torch.float32
     model = trained or _architecture(chosen).build(pictures.image_shape, pictures.classes, index)
-    if chosen.raw:
-        model = torch.nn.Sequential(Normalize(mean=0.0, deviation=1.0), *list(model.children())[1:])
     training = Training(shared="delta", batch_size=len(batch), steps=chosen.steps, learning_rate=chosen.rate)
     if chosen.epochs:
         training = Training(shared="delta", batch_size=8, epochs=chosen.epochs, learning_rate=chosen.rate)

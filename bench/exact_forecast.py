@@ -20,7 +20,7 @@ from attacks.exact import SpearPlus
 from attacks.exact.forecast import EXACT, forecasts
 from bench.labels import drawn
 from learning.data import CIFAR10, MNIST, Digits, pictures_of
-from learning.models import MLP, Normalize
+from learning.models import MLP
 from learning.tensors import Batch, Update, generator
 from learning.training import Training, local_update
 from studies.scores import squared_errors
@@ -61,10 +61,7 @@ def _cell(index: int, kind: str, data: list[str], attack: SpearPlus) -> tuple[fl
     noise = float(one(0.0, 0.0, 1e-6, 1e-4, 1e-3, 1e-2))
     pictures = pictures_of(DATA[name])
     shape, classes = pictures.image_shape, pictures.classes
-    model = MLP(width=width, depth=depth).build(shape, classes, index)
-    if raw:
-        model = torch.nn.Sequential(Normalize(mean=0.0, deviation=1.0), *list(model.children())[1:])
-    model = model.to(dtype)
+    model = MLP(width=width, depth=depth, raw=raw).build(shape, classes, index).to(dtype)
 
     def shared(batch: Batch, *seed: str | int) -> Update:
         update = local_update(model, batch, Training(), generator("client", *seed))

@@ -48,6 +48,10 @@ class Architecture(ABC):
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
         """The network behind the normalisation, with PyTorch's own initialisation. Raises `ValueError` if it does not fit."""
 
+    def normalization(self) -> Normalize:
+        """What stands before the network."""
+        return Normalize()
+
     def start(self, network: nn.Module, rng: torch.Generator) -> None:  # noqa: B027 (most models keep PyTorch's own)
         """Draws other initial weights than PyTorch's own, where the model's paper does."""
 
@@ -55,7 +59,7 @@ class Architecture(ABC):
         """A new, untrained classifier. The same seed gives the same weights; the caller's random state is left as it was."""
         with seeded(seed):
             network = nn.Sequential()
-            network.add_module("normalize", Normalize())
+            network.add_module("normalize", self.normalization())
             try:
                 network.add_module("network", self.layers(image_shape, classes))
                 self.start(network, torch.Generator().manual_seed(seed))
@@ -71,12 +75,19 @@ class Architecture(ABC):
 
 @settings
 class MLP(Architecture):
-    """Fully connected: `depth` hidden layers of `width` units. `bias` false leaves all biases out."""
+    """Fully connected: `depth` hidden layers of `width` units. `bias` false leaves all biases out.
+
+    `raw`: whether it sees pixels in [0, 1] as they are, and not normalised.
+    """
 
     width: Count = 128
     depth: Annotated[int, Field(ge=0, le=1000)] = 1
     activation: Activation = "relu"
     bias: bool = True
+    raw: bool = False
+
+    def normalization(self) -> Normalize:
+        return Normalize(mean=0.0, deviation=1.0) if self.raw else Normalize()
 
     def layers(self, image_shape: ImageShape, classes: int) -> nn.Module:
         sizes = [math.prod(image_shape), *[self.width] * self.depth]
@@ -105,6 +116,10 @@ class LeNet(Architecture):
             body.append(nn.Conv2d(inputs, 12, 5, padding=2, stride=stride)).append(ACTIVATIONS[self.activation]())
             height, width = -(-height // stride), -(-width // stride)
         return body.append(nn.Flatten()).append(nn.Linear(12 * height * width, classes))
+
+    def normalization(self) -> Normalize:
+        """What stands before the network."""
+        return Normalize()
 
     def start(self, network: nn.Module, rng: torch.Generator) -> None:
         if self.initial == "uniform":
@@ -235,6 +250,10 @@ class VGG16(Architecture):
         network.add_module("classifier", classifier)
         return network
 
+    def normalization(self) -> Normalize:
+        """What stands before the network."""
+        return Normalize()
+
     def start(self, network: nn.Module, rng: torch.Generator) -> None:
         """torchvision's: He et al. 2015, by the number of outgoing connections."""
         for module in network.modules():
@@ -316,6 +335,10 @@ class Precode(Architecture):
         bottleneck = VariationalBottleneck(last.in_features, self.width, self.weight)
         setattr(network.get_submodule(parent), name, nn.Sequential(bottleneck, last))
         return network
+
+    def normalization(self) -> Normalize:
+        """What stands before the network."""
+        return Normalize()
 
     def start(self, network: nn.Module, rng: torch.Generator) -> None:
         """The network's own start; the bottleneck keeps PyTorch's."""

@@ -25,6 +25,7 @@ from learning.training import accuracy
 from server.strategy import Around, CuriousStrategy, UpdateStrategy
 from studies.attacking import Interrogation
 from studies.config import Cell, Resources, read_plan
+from studies.forecasting import forecast
 from studies.ledger import Failure, Ledger, Round, Victim
 from studies.preparation import initial_model, prepare
 from studies.provenance import environment
@@ -83,6 +84,8 @@ def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
         try:
             clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
             for cell in plan.cells:
+                if not ledger.rounds(cell.index):
+                    forecast(ledger, cell)
                 train(grid, ledger, cell, clients)
         finally:
             training_is_over.set()

@@ -15,7 +15,6 @@ from attacks.labels.given import GivenLabels
 from learning.catalogue import name_of
 from studies.ceilings import identification_ceiling, noise_ratio
 from studies.config import Cell, named_attack
-from studies.forecasting import forecasts_of
 from studies.ledger import Ledger, Result
 from studies.scores import Estimate, estimate
 from studies.summary import Row, alike, curves, rows
@@ -91,6 +90,11 @@ class Evidence:
         self.bare = {defense.name for defense in self.plan.study.defenses if not defense.chain}
         self.rows = {(row.setting, row.defense, row.attack): row for row in rows(ledger)}
         self.curves = {(curve.setting, curve.defense): curve for curve in curves(ledger)}
+        self.forecasts = {
+            (cell.setting, cell.defense.name): said
+            for index, said in ledger.forecasts().items()
+            for cell in [self.plan.cells[index]]
+        }
         self._results: dict[tuple[str, str, str], dict[Picked, Result]] = defaultdict(dict)
         for result in ledger.results():
             cell = self.plan.cells[result.victim.cell]
@@ -262,8 +266,7 @@ class Point:
         evidence, lines = self._evidence, []
         null = next((a.name for a in evidence.attacks.values() if a.control == "null"), None)
         ceiling = evidence.ceiling(self.setting, defense)
-        seed = min(seed for setting, known, seed in evidence.cells if (setting, known) == (self.setting, defense))
-        said = forecasts_of(evidence.cells[self.setting, defense, seed])
+        said = evidence.forecasts.get((self.setting, defense), {})
         for name, info in evidence.attacks.items():
             row = evidence.rows.get((self.setting, defense, name))
             if row is None:

@@ -7,7 +7,16 @@ from defenses import defended_update
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Update, generator
 from studies.config import Cell
+from studies.ledger import Ledger
 from studies.preparation import initial_model
+
+
+def forecast(ledger: Ledger, cell: Cell) -> None:
+    """Keeps a cell's forecasts, before it is trained, unless they or those of the same cell with another seed are there."""
+    alike = [one.index for one in ledger.plan.cells if (one.setting, one.defense.name) == (cell.setting, cell.defense.name)]
+    if not ledger.forecasts().keys() & set(alike):
+        for attack, said in forecasts_of(cell).items():
+            ledger.record_forecast(cell.index, attack, said)
 
 
 def forecasts_of(cell: Cell) -> dict[str, Forecast]:

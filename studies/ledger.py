@@ -20,6 +20,7 @@ import filelock
 import torch
 
 from attacks import Reconstruction
+from attacks.exact.forecast import Forecast
 from learning.catalogue import SettingsError
 from learning.tensors import Tensors, Update, read_tensors, write_tensors
 from studies.config import Grants, NamedAttack, Plan, plan_from_json
@@ -28,6 +29,8 @@ LOCK_SECONDS = 15.0  # a run that was killed takes a moment to let go of its fol
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS attacks (name TEXT PRIMARY KEY, settings TEXT NOT NULL, granted TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS forecasts (
+    cell INTEGER, attack TEXT, probability REAL NOT NULL, sentence TEXT NOT NULL, PRIMARY KEY (cell, attack));
 CREATE TABLE IF NOT EXISTS rounds (
     cell INTEGER, round INTEGER, accuracy REAL, loss REAL, PRIMARY KEY (cell, round));
 CREATE TABLE IF NOT EXISTS observations (
@@ -174,6 +177,19 @@ class Ledger:
         rows = self._rows("SELECT name, settings, granted FROM attacks ORDER BY rowid")
         with self._legible():
             return {name: (json.loads(settings), json.loads(granted)) for name, settings, granted in rows}
+
+    def record_forecast(self, cell: int, attack: str, forecast: Forecast) -> None:
+        """Keeps what is to be expected of an attack on a cell's updates, before there are any."""
+        values = (cell, attack, forecast.probability, forecast.sentence)
+        self._write("INSERT OR IGNORE INTO forecasts VALUES (?, ?, ?, ?)", *values)
+
+    def forecasts(self) -> dict[int, dict[str, Forecast]]:
+        """What was to be expected of attacks, by cell and name; only cells that were asked about."""
+        found: dict[int, dict[str, Forecast]] = {}
+        if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'forecasts'"):  # runs of earlier versions have none
+            for cell, attack, probability, sentence in self._rows("SELECT * FROM forecasts ORDER BY cell, rowid"):
+                found.setdefault(cell, {})[attack] = Forecast(probability, sentence)
+        return found
 
     # what the server sees
 

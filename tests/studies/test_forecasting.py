@@ -1,11 +1,15 @@
 """A study's exact attacks are forecast before it runs, and the report holds the forecast against what happened."""
 
+import sqlite3
+
+import pytest
 from rich.console import Console
 
 from curious.describe import describe_plan
 from studies.config import make_plan
 from studies.evidence import Evidence, Point
-from studies.forecasting import forecasts_of
+from studies.forecasting import forecast, forecasts_of
+from studies.ledger import Ledger
 from studies.report import write_report
 from tests.federations import changed, run
 
@@ -57,3 +61,27 @@ def test_the_report_shows_what_came_of_them(tmp_path):
     page = write_report(ledger).read_text()
     ledger.close()
     assert "whole batches 100, forecast 9" in page
+
+
+def test_forecasts_are_kept_in_the_ledger_once_and_the_report_only_reads_them(tmp_path, monkeypatch):
+    raw = changed(**{**EXACT, "seeds": [0, 1]})
+    ledger = run(tmp_path / "run", raw)
+    kept = ledger.forecasts()
+    assert [ledger.plan.cells[index].seed for index in kept] == [0, 0]
+    assert kept[0] == forecasts_of(ledger.plan.cells[0])
+    monkeypatch.setattr("studies.forecasting.forecasts_of", lambda cell: pytest.fail("it was forecast again"))
+    for cell in ledger.plan.cells:
+        forecast(ledger, cell)
+    assert "forecast 9" in write_report(ledger).read_text()
+    ledger.close()
+
+
+def test_a_ledger_of_an_earlier_version_has_no_forecasts(tmp_path):
+    run(tmp_path / "run", EXACT).close()
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as database:
+        database.execute("DROP TABLE forecasts")
+    database.close()
+    with Ledger(tmp_path / "run", write=False) as ledger:
+        assert ledger.forecasts() == {}
+        (_, lines), _ = Point(Evidence(ledger), "").tables
+    assert lines[0].forecast is None

@@ -2,14 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 
 from attacks import NotApplicable, Observation
 from attacks.exact import Peeling
 from attacks.exact.layers import tail
 from attacks.exact.low_rank import split
 from attacks.exact.peeling import Peeled, believed, errors_of, opened_to_all, peeled, with_one
-from learning.models import MLP, LeNet5, Normalize
+from learning.models import MLP, LeNet5
 from learning.tensors import Batch, generator
 from learning.training import Training
 from tests.attacks.exact.test_spear_plus import SHAPE, check_certified
@@ -20,9 +19,7 @@ def bright(size: int, seed: int, width: int, dtype: torch.dtype = torch.float64)
     """Pictures that differ less from each other than from black, and a network that does not normalise them."""
     batch = random_batch(size, seed, SHAPE)
     batch = Batch((0.6 + 0.4 * batch.images).to(dtype), batch.labels)
-    model = MLP(width=width).build(SHAPE, 10, seed)
-    model = nn.Sequential(Normalize(mean=0.0, deviation=1.0), *list(model.children())[1:]).to(dtype)
-    return observe(model, batch), batch
+    return observe(MLP(width=width, raw=True).build(SHAPE, 10, seed).to(dtype), batch), batch
 
 
 @pytest.mark.parametrize("finish", [True, False])
