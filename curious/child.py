@@ -54,7 +54,7 @@ def _work(task: dict[str, Any], events: TextIO) -> int:
         counts = ledger.counts()
         total = {
             "rounds": sum(cell.study.rounds for cell in ledger.plan.cells),
-            "attacks": sum(len(cell.recorded()) for cell in ledger.plan.cells) * len(ledger.attacks()),
+            "attacks": ledger.expected(),
         }
         _say(events, "started", folder=str(ledger.folder), total=total, done=counts, name=ledger.plan.study.name)
         log = os.open(ledger.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)

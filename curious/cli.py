@@ -72,9 +72,11 @@ def deploy(
 ) -> None:
     """Runs a study on Flower's deployment runtime, over real SuperNodes, and waits for its end.
 
-    Exit codes: 0 all is well; 1 the run failed, or a client or an attack did, which the report lists; 2 the input is wrong.
+    Exit codes: 0 all is well; 1 the run failed, or a client or an attack did, which the report lists; 2 the input is wrong;
+    130 interrupted, and the run on the SuperLink stopped.
     """
     from curious.deployment import deploy as deployed
+    from curious.supervisor import INTERRUPTED
     from learning.catalogue import SettingsError
 
     try:
@@ -85,6 +87,8 @@ def deploy(
         )
     except SettingsError as error:
         _refuse(str(error))
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
     raise typer.Exit(0 if completed else 1)
 
 

@@ -19,7 +19,7 @@ def deploy(run_config: Mapping[str, str], superlink: str | None, say: Callable[[
     """Hands the app to a SuperLink and waits for the end of the run. Returns whether it was completed without a failure.
 
     `superlink`: a connection of Flower's `config.toml`; the default one where None. `say` is told every change of the run's
-    state. Raises `SettingsError` where the SuperLink cannot be asked, or refuses.
+    state. Interrupted, it stops the run on the SuperLink, too. Raises `SettingsError` where that cannot be asked, or refuses.
     """
     if not (APP / "pyproject.toml").exists():
         raise SettingsError(
@@ -30,16 +30,26 @@ def deploy(run_config: Mapping[str, str], superlink: str | None, say: Callable[[
         config = Path(folder) / "run.toml"
         config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in run_config.items()), encoding="utf-8")
         run = _asked(["run", str(APP), *connection, "--run-config", str(config)])["run-id"]
+    try:
+        return _end_of(run, connection, say) == "finished:completed"
+    except KeyboardInterrupt:
+        _asked(["stop", run, *connection])
+        say(f"run {run}: stopped; what it recorded stays in its folder, and the same call goes on with it")
+        raise
+
+
+def _end_of(run: str, connection: list[str], say: Callable[[str], None]) -> str:
+    """How a run ended, in Flower's words; `say` is told every change of its state until then."""
     said = ""
-    while True:
+    while not said.startswith("finished"):
+        if said:
+            time.sleep(LOOKS)
         found = _asked(["list", *connection, "--run-id", run])["runs"][0]
         if found["status"] != said:
             said = found["status"]
             details = found.get("status-details", "N/A")
             say(f"run {run}: {said}" + (f" ({details})" if details not in ("N/A", "") else ""))
-        if said.startswith("finished"):
-            return said == "finished:completed"
-        time.sleep(LOOKS)
+    return said
 
 
 def _asked(arguments: list[str]) -> Any:

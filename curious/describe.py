@@ -14,7 +14,7 @@ from learning.data import DATA, client_parts, pictures_of
 from learning.models import MODELS
 from learning.partitions import PARTITIONS
 from learning.tensors import parameters_of
-from studies.config import Cell, Plan, Study
+from studies.config import Cell, NamedAttack, Plan, Study
 from studies.forecasting import forecasts_of
 from studies.preparation import initial_model
 
@@ -43,16 +43,23 @@ def describe_plan(plan: Plan, console: Console) -> None:
     if len(groups) > MOST_ROWS:
         console.print(f"and {len(groups) - MOST_ROWS} more rows")
     updates = sum(len(cell.recorded()) for cell in plan.cells)
+    attacks = sum(
+        named.undergone_by(cell.seed, *at) for named in study.attacks for cell in plan.cells for at in cell.recorded()
+    )
     lines = [
         f"{len(plan.cells)} federations; updates: recorded and attacked; held: examples a client holds.",
         *dict.fromkeys(_work(cell) for cell in plan.cells[:MOST_ROWS]),
-        f"Attacks, {updates * len(study.attacks):,} in all:",
-        *(f"  {named.name}: {named.attack}" for named in study.attacks),
+        f"Attacks, {attacks:,} in all:",
+        *(f"  {named.name}: {named.attack}{_sampled(named)}" for named in study.attacks),
         *_forecasts(plan),
         f"Granted beyond the protocol: {' and '.join(_granted(study)) or 'nothing'}.",
     ]
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _sampled(named: NamedAttack) -> str:
+    return f", on {named.sample:.0%} of the updates" if named.sample < 1 else ""
 
 
 def _work(cell: Cell) -> str:

@@ -129,16 +129,30 @@ class NamedDefense:
 
 @dataclass(frozen=True)
 class NamedAttack:
-    """An attack under the name that the report gives it. `knows_defense`: whether it is told how the client defends itself."""
+    """An attack under the name that the report gives it. `knows_defense`: whether it is told how the client defends itself.
+
+    `sample`: the share of the recorded updates that undergo it, in (0, 1].
+    """
 
     name: str
     attack: Attack
     knows_defense: bool = False
+    sample: float = 1.0
 
     def table(self) -> dict[str, Any]:
         """The attack as a TOML table with every setting in it, so that it stays what it is when a default changes."""
-        told = {"knows_defense": True} if self.knows_defense else {}
-        return {"as": self.name, **told, **table_of(ATTACKS, self.attack)}
+        told: dict[str, Any] = {"knows_defense": True} if self.knows_defense else {}
+        share = {"sample": self.sample} if self.sample < 1 else {}
+        return {"as": self.name, **told, **share, **table_of(ATTACKS, self.attack)}
+
+    def undergone_by(self, seed: int, round: int, client: int) -> bool:
+        """Whether an update is in the sample: the same ones behind every defense, and in every larger sample."""
+        return self.sample >= 1 or _drawn(seed, round, client) < self.sample
+
+
+@lru_cache(maxsize=1 << 20)
+def _drawn(seed: int, round: int, client: int) -> float:
+    return float(np.random.default_rng(derived_seed(seed, "sample", round, client)).random())
 
 
 def _table(value: object) -> dict[str, Any]:
@@ -178,16 +192,18 @@ def named_attack(value: Any) -> NamedAttack:
     if isinstance(value, NamedAttack):
         return value
     table = _table(value)
-    own_name, knows = table.pop("as", None), table.pop("knows_defense", False)
+    own_name, knows, sample = table.pop("as", None), table.pop("knows_defense", False), table.pop("sample", 1.0)
     if not isinstance(knows, bool):
         raise SettingsError(f"knows_defense = {knows!r} should be true or false")
+    if isinstance(sample, bool) or not isinstance(sample, int | float) or not 0 < sample <= 1:
+        raise SettingsError(f"sample = {sample!r} should be the share of the updates to attack, more than 0 and at most 1")
     attack = build(ATTACKS, table)
     if knows and not attack.adapts:
         able = ", ".join(name for name, cls in ATTACKS.items() if cls.adapts)
         raise SettingsError(
             f"knows_defense = true: this attack makes no use of it; leave it out, or choose one that does: {able}"
         )
-    return NamedAttack(_own_name(own_name, str(table.get("name"))), attack, knows)
+    return NamedAttack(_own_name(own_name, str(table.get("name"))), attack, knows, float(sample))
 
 
 def _own_name(given: object, otherwise: str) -> str:
@@ -425,19 +441,32 @@ def read_plan(path: Path, overrides: list[str] | None = None) -> Plan:
 
 
 def _resolve_checkpoints(raw: dict[str, Any], folder: Path) -> None:
-    """Makes the paths of checkpoints absolute, those on the grid's axes too."""
+    """Makes the paths of checkpoints absolute, those on the grid's axes too.
+
+    Raises `SettingsError` for a relative path that leaves the study's folder: a study from elsewhere reads nothing around it.
+    """
+
+    def resolved(path: str) -> str:
+        found = (folder / path).resolve()
+        if not Path(path).is_absolute() and not found.is_relative_to(folder.resolve()):
+            raise SettingsError(
+                f"start.checkpoint = '{path}': leaves the study's folder; give an absolute path if that is meant, or put the "
+                f"checkpoint beside the study"
+            )
+        return str(found)
+
     grid = raw.get("grid")
     axes = grid if isinstance(grid, dict) else {}
     starts = axes.get("start")
     for start in [raw.get("start"), *(starts if isinstance(starts, list) else [])]:
         if isinstance(start, dict) and isinstance(start.get("checkpoint"), str):
-            start["checkpoint"] = str((folder / start["checkpoint"]).resolve())
+            start["checkpoint"] = resolved(start["checkpoint"])
     checkpoints = axes.get("start.checkpoint")
     if isinstance(checkpoints, list):
-        axes["start.checkpoint"] = [str((folder / c).resolve()) if isinstance(c, str) else c for c in checkpoints]
+        axes["start.checkpoint"] = [resolved(c) if isinstance(c, str) else c for c in checkpoints]
     for table in (value for values in axes.values() if isinstance(values, list) for value in values):
         if isinstance(table, dict) and isinstance(table.get("start.checkpoint"), str):
-            table["start.checkpoint"] = str((folder / table["start.checkpoint"]).resolve())
+            table["start.checkpoint"] = resolved(table["start.checkpoint"])
 
 
 def read_campaign(path: Path, overrides: list[str] | None = None) -> Campaign:

@@ -23,7 +23,7 @@ from attacks import Reconstruction
 from attacks.exact.forecast import Forecast
 from learning.catalogue import SettingsError
 from learning.tensors import Tensors, Update, read_tensors, write_tensors
-from studies.config import Grants, NamedAttack, Plan, plan_from_json
+from studies.config import Grants, NamedAttack, Plan, named_attack, plan_from_json
 
 LOCK_SECONDS = 15.0  # a run that was killed takes a moment to let go of its folder
 SCHEMA = """
@@ -104,6 +104,7 @@ class Ledger:
             except filelock.Timeout:
                 raise SettingsError(f"another process is writing '{folder}'; wait for it, or stop it") from None
         self._mutex = threading.RLock()
+        self._known: dict[str, NamedAttack] = {}
         with self._legible():
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=30)
         try:
@@ -117,6 +118,7 @@ class Ledger:
             study = self.meta("study")
             with self._legible():
                 self.plan = plan_from_json(study)
+            self._database.create_function("undergoes", 4, self._undergoes, deterministic=True)
         except SettingsError:
             self.close()
             raise
@@ -250,12 +252,37 @@ class Ledger:
 
     # what the attacks find
 
+    def expected(self) -> int:
+        """How many results there will be if no client fails."""
+        return sum(
+            named.undergone_by(cell.seed, *place)
+            for named in self._named().values()
+            for cell in self.plan.cells
+            for place in cell.recorded()
+        )
+
+    def asked_for(self) -> int:
+        """How many results the updates that are recorded come to."""
+        query = "SELECT COUNT(*) FROM observations o CROSS JOIN attacks a WHERE undergoes(a.name, o.cell, o.round, o.client)"
+        self._named()
+        return self._rows(query)[0][0]
+
+    def _named(self) -> dict[str, NamedAttack]:
+        if self._known.keys() != (attacks := self.attacks()).keys():
+            self._known = {name: named_attack(table) for name, (table, _) in attacks.items()}
+        return self._known
+
+    def _undergoes(self, name: str, cell: int, round: int, client: int) -> bool:
+        return self._known[name].undergone_by(self.plan.cells[cell].seed, round, client)
+
     def pending(self, limit: int) -> list[tuple[Victim, str]]:
         """Up to `limit` recorded updates and attacks on them that have no result yet, in order."""
+        self._named()
         rows = self._rows(
             "SELECT o.cell, o.round, o.client, a.name FROM observations o CROSS JOIN attacks a "
-            "WHERE NOT EXISTS (SELECT 1 FROM results r WHERE r.cell = o.cell AND r.round = o.round AND "
-            "r.client = o.client AND r.attack = a.name) ORDER BY o.cell, o.round, o.client, a.rowid LIMIT ?",
+            "WHERE undergoes(a.name, o.cell, o.round, o.client) AND NOT EXISTS "
+            "(SELECT 1 FROM results r WHERE r.cell = o.cell AND r.round = o.round AND r.client = o.client AND r.attack = a.name) "
+            "ORDER BY o.cell, o.round, o.client, a.rowid LIMIT ?",
             limit,
         )
         return [(Victim(*row[:3]), row[3]) for row in rows]

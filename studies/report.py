@@ -105,7 +105,7 @@ def progress(ledger: Ledger) -> dict[str, Any]:
     counts, plan = ledger.counts(), ledger.plan
     rounds = sum(cell.study.rounds for cell in plan.cells)
     updates = sum(len(cell.recorded()) for cell in plan.cells)
-    attacks = counts["observations"] * len(ledger.attacks())
+    attacks = ledger.asked_for()
     return counts | {
         "cells": len(plan.cells),
         "rounds in all": rounds,

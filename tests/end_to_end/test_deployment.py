@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -57,9 +58,14 @@ class Deployment:
 
     def deploy(self, out: Path, *changes: str, certificates: str = "ours") -> tuple[int, str]:
         """The compose file's service `deploy`, to its end."""
+        words, environment = self.deployed(out, *changes, certificates=certificates)
+        return self.call(words, **environment)
+
+    def deployed(self, out: Path, *changes: str, certificates: str = "ours") -> tuple[list[str], dict[str, str]]:
+        """The command of that service, and its environment."""
         home = {"FLWR_HOME": str(self.folder / "caller")}
         asked = {"STUDY": "quick", "OUT": str(out), "SET": "; ".join([*SMALL, *changes])}
-        return self.call(self.here(SERVICES["deploy"]["command"], certificates), **home, **asked)
+        return self.here(SERVICES["deploy"]["command"], certificates), self.environment | home | asked
 
     def told(self) -> str:
         return "\n".join(path.read_text() for path in sorted(self.folder.glob("*.log")))
@@ -152,6 +158,20 @@ def test_a_study_that_is_wrong_fails_in_words(deployment, tmp_path):
     assert code == 1, said
     assert "federation.rounds = 0" in said
     assert "Traceback" not in said
+
+
+def test_interrupted_it_stops_the_run_and_the_next_one_goes_on(deployment, tmp_path):
+    out = tmp_path / "run"
+    words, environment = deployment.deployed(out, "federation.rounds=400")
+    log = tmp_path / "said"
+    with log.open("wb") as file:
+        call = subprocess.Popen(words, stdout=file, stderr=file, env=environment, cwd=ROOT)
+    wait_for(lambda: (out / "ledger.sqlite").exists(), deployment)
+    call.send_signal(signal.SIGINT)
+    assert call.wait(120) == 130, log.read_text()
+    assert "stopped; what it recorded stays" in log.read_text()
+    code, said = deployment.deploy(tmp_path / "next")
+    assert (code, "finished:completed" in said) == (0, True), said + deployment.told()
 
 
 def test_a_superlink_that_another_authority_vouches_for_is_refused(deployment, tmp_path):

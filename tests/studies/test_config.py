@@ -354,6 +354,20 @@ def test_a_checkpoint_is_looked_for_beside_the_study(tmp_path):
     assert read_plan(tmp_path / "study.toml").study.start.checkpoint == "/else/w.pt"
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        '[start]\ncheckpoint = "../w.pt"',
+        '[grid]\n"start.checkpoint" = ["in/../../w.pt"]',
+        '[grid]\nstart = [{checkpoint = "../w.pt"}]',
+    ],
+)
+def test_a_relative_checkpoint_may_not_leave_the_studys_folder(tmp_path, table):
+    (tmp_path / "study.toml").write_text(study(table))
+    with pytest.raises(SettingsError, match=r"start\.checkpoint = '.*w\.pt': leaves the study's folder; give an absolute path"):
+        read_plan(tmp_path / "study.toml")
+
+
 # Overrides
 
 DEFENDED = study(
