@@ -280,8 +280,8 @@ class Ledger:
         self._named()
         rows = self._rows(
             "SELECT o.cell, o.round, o.client, a.name FROM observations o CROSS JOIN attacks a "
-            "WHERE undergoes(a.name, o.cell, o.round, o.client) AND NOT EXISTS "
-            "(SELECT 1 FROM results r WHERE r.cell = o.cell AND r.round = o.round AND r.client = o.client AND r.attack = a.name) "
+            "WHERE undergoes(a.name, o.cell, o.round, o.client) AND NOT EXISTS (SELECT 1 FROM results r WHERE "
+            "r.cell = o.cell AND r.round = o.round AND r.client = o.client AND r.attack = a.name) "
             "ORDER BY o.cell, o.round, o.client, a.rowid LIMIT ?",
             limit,
         )
