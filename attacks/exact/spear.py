@@ -114,8 +114,8 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     tolerance = max(1e-7, 30 * parts.unsure * math.sqrt(units / rank))
     pool = rows.new_zeros(rank, 0)
     zeros = torch.zeros(0, device=rows.device)
-    drawn, began = 0, time.monotonic()
-    while drawn < samples and time.monotonic() - began < seconds:
+    drawn, deadline = 0, time.monotonic() + seconds
+    while drawn < samples and time.monotonic() < deadline:
         if drawn > PATIENCE * expected:
             needed = later if drawn < 2 * PATIENCE * expected else max(round(LENIENT * later), rank + 2)
         picks = torch.randint(units, (chunk, rank - 1), generator=rng).to(rows.device)
@@ -130,6 +130,8 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         hits = some[count >= needed]
         fresh = False
         for index in hits.tolist():
+            if time.monotonic() > deadline:
+                break
             if pool.shape[1] and float((vectors[index].double() @ pool).abs().max()) > 1 - 1e-5:
                 continue
             exact = torch.linalg.svd(rows[picks[index]], full_matrices=True)[2][-1]
@@ -146,15 +148,15 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
             best = zeros.argsort(descending=True)[: CHOICE * rank]
             pool, zeros = pool[:, best], zeros[best]
         if fresh and pool.shape[1] >= rank:
-            chosen = _greedy(parts, layer, pool, zeros, tolerance)
+            chosen = _greedy(parts, layer, pool, zeros, tolerance, deadline)
             if chosen is not None and _matching(parts, layer, pool[:, chosen], tolerance) > 0.999:
                 return Sampled(pool[:, chosen], drawn)
-    chosen = _greedy(parts, layer, pool, zeros, tolerance) if pool.shape[1] >= rank else None
+    chosen = _greedy(parts, layer, pool, zeros, tolerance, deadline) if pool.shape[1] >= rank else None
     return Sampled(pool[:, : rank - 1] if chosen is None else pool[:, chosen], drawn)
 
 
-def _greedy(parts: Split, layer: Rectified, pool: Tensor, zeros: Tensor, tolerance: float) -> Tensor | None:
-    """The sparsest independent directions, then swaps as long as one raises the score."""
+def _greedy(parts: Split, layer: Rectified, pool: Tensor, zeros: Tensor, tolerance: float, deadline: float) -> Tensor | None:
+    """The sparsest independent directions, then swaps as long as one raises the score, and time is left."""
     chosen: list[int] = []
     for index in zeros.argsort(descending=True).tolist():
         if torch.linalg.matrix_rank(pool[:, [*chosen, index]], rtol=1e-6) == len(chosen) + 1:
@@ -166,7 +168,7 @@ def _greedy(parts: Split, layer: Rectified, pool: Tensor, zeros: Tensor, toleran
     score = _matching(parts, layer, pool[:, chosen], tolerance)
     for other in range(pool.shape[1]):
         for place in range(parts.rank):
-            if score >= 1 or other in chosen:
+            if score >= 1 or other in chosen or time.monotonic() > deadline:
                 break
             swapped = [*chosen[:place], other, *chosen[place + 1 :]]
             if (better := _matching(parts, layer, pool[:, swapped], tolerance)) > score:
