@@ -93,6 +93,24 @@ def deploy(
 
 
 @app.command()
+def tensorboard(
+    run_dir: RUN_DIR,
+    out: Annotated[Path | None, typer.Option("--out", help="Where to; RUN_DIR/tensorboard without this.")] = None,
+) -> None:
+    """Writes a run's curves as TensorBoard's events, and goes on until the run is over. Look: `tensorboard --logdir DIR`."""
+    from curious.events import Events
+    from learning.catalogue import SettingsError
+
+    folder = run_dir / "tensorboard" if out is None else out
+    try:
+        with Events(run_dir, folder) as events, contextlib.suppress(KeyboardInterrupt):
+            events.follow()
+    except SettingsError as error:
+        _refuse(str(error))
+    console.print(f"tensorboard --logdir {folder}", soft_wrap=True, markup=False)
+
+
+@app.command()
 def report(run_dir: RUN_DIR) -> None:
     """Writes report.html and results.csv of a run anew, finished or not."""
     from learning.catalogue import SettingsError

@@ -256,7 +256,7 @@ class Ledger:
         """How many results there will be if no client fails."""
         return sum(
             named.undergone_by(cell.seed, *place)
-            for named in self._named().values()
+            for named in self.named_attacks().values()
             for cell in self.plan.cells
             for place in cell.recorded()
         )
@@ -264,10 +264,11 @@ class Ledger:
     def asked_for(self) -> int:
         """How many results the updates that are recorded come to."""
         query = "SELECT COUNT(*) FROM observations o CROSS JOIN attacks a WHERE undergoes(a.name, o.cell, o.round, o.client)"
-        self._named()
+        self.named_attacks()
         return self._rows(query)[0][0]
 
-    def _named(self) -> dict[str, NamedAttack]:
+    def named_attacks(self) -> dict[str, NamedAttack]:
+        """Every attack of the run by its name, in the order in which they were added."""
         if self._known.keys() != (attacks := self.attacks()).keys():
             self._known = {name: named_attack(table) for name, (table, _) in attacks.items()}
         return self._known
@@ -277,7 +278,7 @@ class Ledger:
 
     def pending(self, limit: int) -> list[tuple[Victim, str]]:
         """Up to `limit` recorded updates and attacks on them that have no result yet, in order."""
-        self._named()
+        self.named_attacks()
         rows = self._rows(
             "SELECT o.cell, o.round, o.client, a.name FROM observations o CROSS JOIN attacks a "
             "WHERE undergoes(a.name, o.cell, o.round, o.client) AND NOT EXISTS (SELECT 1 FROM results r WHERE "
