@@ -156,19 +156,20 @@ def opened_to_all(end: Tail, left: Float[Tensor, "units columns"], nothing: floa
         chosen = (
             pool[: needed * 3 // 2] if start < 4 else pool[torch.randperm(len(pool), generator=rng)[:needed].to(pool.device)]
         )
-        sums = _solved(outgoing, rows, chosen)
+        sums = _solved(outgoing[chosen], rows[chosen])
         for _ in range(CONCENTRATIONS):
             misfits = (rows[pool] - outgoing[pool] @ sums).norm(dim=1) / sizes[pool].clamp_min(1e-300)
-            sums = _solved(outgoing, rows, pool[misfits.argsort()[:needed]])
+            best = pool[misfits.argsort()[:needed]]
+            sums = _solved(outgoing[best], rows[best])
         agree = (rows - outgoing @ sums).norm(dim=1) < nothing * SKETCH**0.5
         if int(agree.sum()) >= needed:
-            return _solved(outgoing, left, agree)
+            return _solved(outgoing[agree], left[agree])
     return None
 
 
-def _solved(factors: Tensor, products: Tensor, rows: Tensor) -> Tensor:
-    """Least squares over these rows."""
-    return torch.linalg.lstsq(factors[rows], products[rows], driver="gelsd").solution
+def _solved(factors: Tensor, products: Tensor, cut: float | None = None) -> Tensor:
+    """Least squares that bears dependent columns; on the processor, since CUDA has no solver that does."""
+    return torch.linalg.lstsq(factors.cpu(), products.cpu(), rcond=cut, driver="gelsd").solution.to(factors)
 
 
 def errors_of(end: Tail, found: Peeled) -> Float[Tensor, "found classes"]:
@@ -252,7 +253,7 @@ def _settled(
     """
     for _ in range(SETTLINGS):
         design, left = _equations(end, gradient, found, sums, nothing)
-        change = torch.linalg.lstsq(design, left, rcond=cut, driver="gelsd").solution
+        change = _solved(design, left, cut)
         found = replace(found, inputs=found.inputs + change[: len(found), :-1])
         sums = None if sums is None else sums + change[len(found) :]
     return found
