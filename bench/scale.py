@@ -5,8 +5,8 @@
 LeNet, MNIST, one gradient of 32 pictures a client, 20 of the 1,000 clients in a round, through Flower's simulation engine. Each
 side is a process of its own, so that its memory is its own: Flower's FedAvg whose clients send weights, then the curious
 strategy around the update strategy, which records every update. After its training the latter restores every update's labels
-with iLRG, and inverts the pictures of one update in a hundred, in two workers. The memory is of the process that holds the
-server, Ray's and the clients' left out.
+with iLRG, and inverts the pictures of one update in a hundred (100 iterations), in two workers. The memory is of the process
+that holds the server, Ray's and the clients' left out.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def measured(side: str, clients: int, chosen: int, rounds: int) -> dict[str, Any
         "model": "lenet",
         "training": {"batch_size": 32},
         "federation": {"clients": clients, "clients_per_round": chosen, "rounds": rounds, "evaluate_every": rounds},
-        "attacks": ["ilrg", {"name": "inverting-gradients", "sample": SAMPLE}],
+        "attacks": ["ilrg", {"name": "inverting-gradients", "iterations": 100, "sample": SAMPLE}],
         "resources": {"workers": 2},
     }
     plan = make_plan(study)
