@@ -14,6 +14,7 @@ from typing import Any, Self
 from studies.config import Cell
 from studies.ledger import Ledger
 from studies.report import progress
+from studies.scores import one_number
 
 LOOKS = 3.0  # seconds between two looks at the ledger
 METRICS = {"psnr": "PSNR, dB", "label_accuracy": "labels right", "identified": "identified", "exact": "exact"}
@@ -35,12 +36,12 @@ def facts(ledger: Ledger) -> Iterator[Fact]:
         for tag, value in (("model/accuracy", row.accuracy), ("model/loss", row.loss)):
             if value is not None:
                 yield Fact(row.cell, tag, row.round, value)
-    expected = defaultdict(int)
+    expected, attacks = defaultdict(int), ledger.named_attacks()
     failed = {(f.victim.cell, f.victim.round, f.victim.client) for f in ledger.failures()}
     for cell in ledger.plan.cells:
         for round, client in cell.recorded():
             if (cell.index, round, client) not in failed:
-                for name, named in ledger.named_attacks().items():
+                for name, named in attacks.items():
                     expected[cell.index, round, name] += named.undergone_by(cell.seed, round, client)
     found: dict[tuple[int, int, str], list[dict[str, Any]]] = defaultdict(list)
     for result in ledger.results():
@@ -49,13 +50,9 @@ def facts(ledger: Ledger) -> Iterator[Fact]:
         if len(scores) < expected[cell, round, attack]:
             continue
         for metric, words in METRICS.items():
-            values = [_mean(score[metric]) for score in scores if score.get(metric) is not None]
+            values = [one_number(score[metric]) for score in scores if score.get(metric) is not None]
             if values:
                 yield Fact(cell, f"{attack}/{words}", round, statistics.fmean(values))
-
-
-def _mean(value: float | list[float]) -> float:
-    return statistics.fmean(value) if isinstance(value, list) else float(value)
 
 
 class Events:

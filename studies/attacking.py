@@ -18,7 +18,7 @@ from learning.catalogue import name_of
 from learning.data import client_batch, pictures_of, public_examples
 from learning.tensors import Batch, derived_seed, load_state
 from learning.training import Training, set_mode
-from studies.config import Cell, Grants, named_attack
+from studies.config import Cell, Grants
 from studies.ledger import Ledger, Result, Victim
 from studies.scores import GALLERY, score
 
@@ -28,7 +28,8 @@ class Interrogation:
 
     def __init__(self, ledger: Ledger, pool: Pool):
         self._ledger, self._pool = ledger, pool
-        self._attacks = {name: (named_attack(table), Grants(**granted)) for name, (table, granted) in ledger.attacks().items()}
+        grants = {name: Grants(**granted) for name, (_, granted) in ledger.attacks().items()}
+        self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
         self._in_flight: set[tuple[Victim, str]] = set()
         self._model = lru_cache(maxsize=4)(self._model_as_sent)
 

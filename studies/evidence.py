@@ -16,7 +16,7 @@ from learning.catalogue import name_of
 from studies.ceilings import identification_ceiling, noise_ratio
 from studies.config import Cell, named_attack
 from studies.ledger import Ledger, Result
-from studies.scores import Estimate, estimate
+from studies.scores import Estimate, estimate, one_number
 from studies.summary import Row, alike, curves, rows
 from studies.wording import about_of, plural, settings_of
 
@@ -112,11 +112,7 @@ class Evidence:
     def values(self, setting: str, defense: str, attack: str, metric: str) -> Values:
         """The metric of every update that has it; of pictures, their mean."""
         found = {key: result.scores.get(metric) for key, result in self.results(setting, defense, attack).items()}
-        return {
-            key: statistics.fmean(value) if isinstance(value, list) else float(value)
-            for key, value in found.items()
-            if value is not None
-        }
+        return {key: one_number(value) for key, value in found.items() if value is not None}
 
     def controls(self) -> list[AttackInfo]:
         return [attack for attack in self.attacks.values() if attack.control]

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -104,7 +105,6 @@ class Ledger:
             except filelock.Timeout:
                 raise SettingsError(f"another process is writing '{folder}'; wait for it, or stop it") from None
         self._mutex = threading.RLock()
-        self._known: dict[str, NamedAttack] = {}
         with self._legible():
             self._database = sqlite3.connect(path, check_same_thread=False, timeout=30)
         try:
@@ -263,25 +263,23 @@ class Ledger:
 
     def asked_for(self) -> int:
         """How many results the updates that are recorded come to."""
-        query = "SELECT COUNT(*) FROM observations o CROSS JOIN attacks a WHERE undergoes(a.name, o.cell, o.round, o.client)"
-        self.named_attacks()
+        query = (
+            "SELECT COUNT(*) FROM observations o CROSS JOIN attacks a WHERE undergoes(a.settings, o.cell, o.round, o.client)"
+        )
         return self._rows(query)[0][0]
 
     def named_attacks(self) -> dict[str, NamedAttack]:
         """Every attack of the run by its name, in the order in which they were added."""
-        if self._known.keys() != (attacks := self.attacks()).keys():
-            self._known = {name: named_attack(table) for name, (table, _) in attacks.items()}
-        return self._known
+        return {name: named_attack(table) for name, (table, _) in self.attacks().items()}
 
-    def _undergoes(self, name: str, cell: int, round: int, client: int) -> bool:
-        return self._known[name].undergone_by(self.plan.cells[cell].seed, round, client)
+    def _undergoes(self, settings: str, cell: int, round: int, client: int) -> bool:
+        return _attack_of(settings).undergone_by(self.plan.cells[cell].seed, round, client)
 
     def pending(self, limit: int) -> list[tuple[Victim, str]]:
         """Up to `limit` recorded updates and attacks on them that have no result yet, in order."""
-        self.named_attacks()
         rows = self._rows(
             "SELECT o.cell, o.round, o.client, a.name FROM observations o CROSS JOIN attacks a "
-            "WHERE undergoes(a.name, o.cell, o.round, o.client) AND NOT EXISTS (SELECT 1 FROM results r WHERE "
+            "WHERE undergoes(a.settings, o.cell, o.round, o.client) AND NOT EXISTS (SELECT 1 FROM results r WHERE "
             "r.cell = o.cell AND r.round = o.round AND r.client = o.client AND r.attack = a.name) "
             "ORDER BY o.cell, o.round, o.client, a.rowid LIMIT ?",
             limit,
@@ -381,6 +379,11 @@ class Ledger:
     def _write(self, query: str, *values: Any) -> None:
         with self._mutex, self._database:
             self._database.execute(query, values)
+
+
+@lru_cache(maxsize=256)
+def _attack_of(settings: str) -> NamedAttack:
+    return named_attack(json.loads(settings))
 
 
 def _key(victim: Victim) -> tuple[int, int, int]:

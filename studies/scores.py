@@ -1,6 +1,7 @@
 """How much of the truth an attack restored, and how surely we know it."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,11 @@ def score(
     if reconstruction.certified is not None and images:
         images |= _certificate_scores(reconstruction.certified, images)
     return Scores(**images, **labels)
+
+
+def one_number(value: float | list[float]) -> float:
+    """A score of one update: of pictures, their mean."""
+    return statistics.fmean(value) if isinstance(value, list) else float(value)
 
 
 def psnr(mse: float) -> float:

@@ -174,19 +174,22 @@ def _solved(factors: Tensor, products: Tensor, cut: float | None = None) -> Tens
 
 def errors_of(end: Tail, found: Peeled) -> Float[Tensor, "found classes"]:
     """Every example's error, p - y."""
-    return _probabilities(end, end.layers[0].answers(found.inputs)) - functional.one_hot(
-        found.classes, len(end.layers[1].weight)
-    )
+    return _errors(end, end.layers[0].answers(found.inputs), found.classes)
 
 
 def slopes_of(end: Tail, found: Peeled) -> Float[Tensor, "found units"]:
     """Every example's slope of its own loss at the first layer's output."""
-    return (end.layers[0].answers(found.inputs) > 0) * (errors_of(end, found) @ end.layers[1].weight)
+    answers = end.layers[0].answers(found.inputs)
+    return (answers > 0) * (_errors(end, answers, found.classes) @ end.layers[1].weight)
 
 
 def with_one(inputs: Float[Tensor, "some inputs"]) -> Float[Tensor, "some columns"]:
     """Inputs with the one beside them that the bias sees."""
     return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], 1)
+
+
+def _errors(end: Tail, answers: Tensor, classes: Tensor) -> Float[Tensor, "some classes"]:
+    return _probabilities(end, answers) - functional.one_hot(classes, len(end.layers[1].weight))
 
 
 def _probabilities(end: Tail, answers: Tensor) -> Float[Tensor, "some classes"]:
