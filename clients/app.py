@@ -1,12 +1,16 @@
 """The Flower client: draws its batch, computes behind its defenses, and sends the update itself."""
 
+from functools import lru_cache
+
 import torch
 from flwr.app import ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
+from torch import nn
 
 from defenses import defended_update
 from learning.data import client_batch, pictures_of
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
+from learning.models import Architecture, ImageShape
 from learning.tensors import Batch, Tensors, Update, generator, load_state
 from studies.config import Cell, plan_from_json
 
@@ -33,11 +37,17 @@ def train(message: Message, context: Context) -> Message:
     return Message(RecordDict({ARRAYS: record_of(update.named()), METRICS: metrics}), reply_to=message)
 
 
+@lru_cache(maxsize=1)
+def _network(model: Architecture, image_shape: ImageShape, classes: int) -> nn.Module:
+    """The network, whose every tensor the server's then take the place of: to build it costs more than many a step on it."""
+    return model.build(image_shape, classes, seed=0)
+
+
 def share(cell: Cell, sent: Tensors, batch: Batch, rng: torch.Generator) -> Update:
     """What a client of that federation shares for the batch, given the global model's tensors."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pictures = pictures_of(cell.study.data)
-    model = cell.study.model.build(pictures.image_shape, pictures.classes, seed=0)
+    model = _network(cell.study.model, pictures.image_shape, pictures.classes)
     load_state(model, sent)
     compute = defended_update(cell.defense.chain, cell.study.training)
     update = compute(model.to(device), Batch(batch.images.to(device), batch.labels.to(device)), rng)

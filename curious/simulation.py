@@ -1,4 +1,4 @@
-"""The one adapter around Flower's simulation engine: a study's federations in Ray actors, or in this process.
+"""The one adapter around Flower's simulation engine: a study's clients in Ray actors, or in this process.
 
 Whatever Flower does not export is used here and nowhere else.
 """
@@ -41,9 +41,12 @@ def simulate(
     counts as failed.
     """
     nodes = max(cell.study.federation.clients for cell in ledger.plan.cells)
-    if resources.engine == "inline":
+    if resources.engine != "ray":
         torch.set_num_threads(resources.threads)  # sums round differently on another number of threads
-        serve(InlineGrid(client_app, nodes), ledger, resources)
+        try:
+            serve(InlineGrid(client_app, nodes), ledger, resources, address)
+        finally:
+            stop_ray()
         return
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     server = ServerApp()

@@ -74,13 +74,16 @@ def main(grid: Grid, context: Context) -> None:
         raise RuntimeError(f"{words}; the report lists them with their reasons: {report}")
 
 
-def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
-    """Trains what the ledger lacks of every federation and attacks every recorded update, while or after."""
+def serve(grid: Grid, ledger: Ledger, resources: Resources, address: str | None = None) -> None:
+    """Trains what the ledger lacks of every federation and attacks every recorded update, while or after.
+
+    `address`: of the Ray cluster that attacks, where Ray does not run yet.
+    """
     plan, training_is_over = ledger.plan, threading.Event()
     with ThreadPoolExecutor(1) as executor:
         attacking = None
         if resources.when == "live":
-            attacking = executor.submit(attack_all, ledger, resources, training_is_over)
+            attacking = executor.submit(attack_all, ledger, resources, training_is_over, address)
         try:
             clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
             for cell in plan.cells:
@@ -89,7 +92,7 @@ def serve(grid: Grid, ledger: Ledger, resources: Resources) -> None:
                 train(grid, ledger, cell, clients)
         finally:
             training_is_over.set()
-        (attacking or executor.submit(attack_all, ledger, resources, training_is_over)).result()
+        (attacking or executor.submit(attack_all, ledger, resources, training_is_over, address)).result()
 
 
 def attack_all(ledger: Ledger, resources: Resources, training_is_over: threading.Event, address: str | None = None) -> None:

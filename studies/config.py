@@ -102,13 +102,15 @@ class Grants(Table):
 class Resources(Table):
     """Where the work is done.
 
-    `engine`: "ray" runs clients and attacks in Ray actors; "inline" runs everything in one process, for debugging.
+    `engine`: "ray" runs clients and attacks in Ray actors; "ray-attacks" runs the attacks there and the clients in this
+    process, one after the other, which is faster where a client's step takes less than its messages; "inline" runs everything
+    in one process, for debugging.
     `when`: attacks run "live", while training goes on, or "after" it. `workers`: attack workers; `threads`: of each.
     `worker_gpus`, `client_gpus`: fractions of a GPU of each worker and client. `client_cpus`: of each client.
     `queue`: attacks in flight at most. `timeout`: seconds after which one attack is given up.
     """
 
-    engine: Literal["ray", "inline"] = "ray"
+    engine: Literal["ray", "ray-attacks", "inline"] = "ray"
     when: Literal["live", "after"] = "live"
     workers: Count = 1
     threads: Count = 1
