@@ -6,17 +6,20 @@ A worker gets a `Job` (an attack, an observation, a seed) and gives back an `Out
 import os
 import sys
 import time
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
 import torch
+from torch import nn
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from learning.tensors import Update
 
 RESOURCE = "curious_attack"
 START = 300.0  # seconds in which a worker must be up
@@ -131,8 +134,43 @@ class Worker:
     def ready(self) -> None:
         """Answers once the worker is up."""
 
-    def run(self, job: Job) -> Outcome:
-        return run_job(job)
+    def run(self, job: Job, *parts: Any) -> Outcome:
+        """Does a job whose observation was left without its large parts, which come beside it."""
+        return run_job(_with_parts(job, parts))
+
+
+def _parts(job: Job) -> tuple[Any, ...]:
+    """What of a job is large, and the same in other jobs: the model of all the round's, the update of all attacks on it."""
+    observation = job.observation
+    return observation.model, observation.update, observation.granted.public
+
+
+EMPTY = (nn.Identity(), Update({}), None)  # what stands for them on the way
+
+
+def _with_parts(job: Job, parts: tuple[Any, ...]) -> Job:
+    model, update, public = parts
+    granted = replace(job.observation.granted, public=public)
+    return replace(job, observation=replace(job.observation, model=model, update=update, granted=granted))
+
+
+class _Store:
+    """Ray's object store, into which each object goes once for as long as somebody in this process holds it."""
+
+    def __init__(self) -> None:
+        self._references: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def reference(self, thing: Any) -> Any:
+        """The thing's reference there; nothing's is nothing."""
+        if thing is None:
+            return None
+        if id(thing) not in self._references:
+            self._references[id(thing)] = ray.put(thing)
+            weakref.finalize(thing, self._references.pop, id(thing), None)
+        return self._references[id(thing)]
 
 
 @dataclass
@@ -145,6 +183,9 @@ class _Running:
 
 class RayPool(Pool):
     """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
+
+    Models, updates and public pictures go into Ray's object store once, however many jobs are about them: jobs are to hold the
+    same objects, not equal ones.
 
     A worker that dies, alone or with its machine, is replaced and its job tried once more; a job that kills two workers, or
     outlasts `timeout` seconds on a worker that is up, is a failed outcome. A worker that does not come up is tried again, and
@@ -159,6 +200,7 @@ class RayPool(Pool):
         self._idle: list[int] = []
         self._waiting: list[tuple[Job, int]] = []
         self._running: dict[Any, _Running] = {}
+        self._store = _Store()
         for worker in range(workers):
             self._start(worker)
 
@@ -235,5 +277,6 @@ class RayPool(Pool):
     def _dispatch(self) -> None:
         while self._idle and self._waiting:
             worker, (job, tries) = self._idle.pop(), self._waiting.pop(0)
-            reference = self._workers[worker].run.remote(job)
+            parts = [self._store.reference(part) for part in _parts(job)]
+            reference = self._workers[worker].run.remote(_with_parts(job, EMPTY), *parts)
             self._running[reference] = _Running(job, worker, tries, time.monotonic() + self._timeout)

@@ -6,7 +6,7 @@ LeNet, MNIST, one gradient of 32 pictures a client, 20 of the 1,000 clients in a
 side is a process of its own, so that its memory is its own: Flower's FedAvg whose clients send weights, then the curious
 strategy around the update strategy, which records every update. After its training the latter restores every update's labels
 with iLRG, and inverts the pictures of one update in a hundred (100 iterations), in two workers. The memory is of the process
-that holds the server, Ray's and the clients' left out.
+that holds the server, Ray's and the clients' left out. `--large --clients 10 --chosen 10 --rounds 5` is about memory.
 """
 
 import argparse
@@ -43,12 +43,12 @@ from studies.preparation import initial_model, prepare
 SAMPLE = 0.01  # of the updates, whose pictures are inverted
 
 
-def measured(side: str, clients: int, chosen: int, rounds: int) -> dict[str, Any]:
+def measured(side: str, clients: int, chosen: int, rounds: int, large: bool) -> dict[str, Any]:
     """One side's seconds of each round, megabytes after each round and at most, and what its audit took."""
     study = {
         "name": "scale",
-        "data": "mnist",
-        "model": "lenet",
+        "data": "cifar10" if large else "mnist",
+        "model": {"name": "mlp", "width": 8000} if large else "lenet",
         "training": {"batch_size": 32},
         "federation": {"clients": clients, "clients_per_round": chosen, "rounds": rounds, "evaluate_every": rounds},
         "attacks": ["ilrg", {"name": "inverting-gradients", "iterations": 100, "sample": SAMPLE}],
@@ -109,12 +109,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=1000)
     parser.add_argument("--chosen", type=int, default=20, help="clients in a round")
     parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--large", action="store_true", help="a model of 99 MB, an MLP on CIFAR-10, in place of LeNet")
     parser.add_argument("--side", choices=["plain", "curious"], help="one side alone, told as JSON")
     settings = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     if settings.side:
-        print(json.dumps(measured(settings.side, settings.clients, settings.chosen, settings.rounds)))
+        print(json.dumps(measured(settings.side, settings.clients, settings.chosen, settings.rounds, settings.large)))
         return
     print(f"{settings.clients} clients, {settings.chosen} in a round, {settings.rounds} rounds")
     sides: dict[str, Any] = {}

@@ -175,6 +175,7 @@ def client_batch(data: ClientData, client: int, round: int, seed: int) -> Batch:
     return pictures_of(data.data).train.batch(part[drawn.numpy()])
 
 
+@lru_cache(maxsize=4)
 def public_examples(data: Data, count: int, seed: int, skip: int = 0) -> Batch:
     """`count` examples of the public test set, drawn by the seed: what a study may grant to an attacker.
 

@@ -1,11 +1,13 @@
 """Tensors by name as Flower's records, for clients and server alike."""
 
 import io
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord
+from torch import Tensor
 
 from learning.tensors import Tensors
 
@@ -15,9 +17,14 @@ ARRAYS, CONFIG, METRICS, EXAMPLES = "arrays", "config", "metrics", "num-examples
 def tensors_of(record: ArrayRecord) -> Tensors:
     """An array record's arrays as tensors of their own, by name. Raises `ValueError` for what is no array of numbers."""
     try:
-        return {name: torch.from_numpy(_numbers(array)) for name, array in record.items()}
+        return {name: tensor_of(array) for name, array in record.items()}
     except (TypeError, ValueError, EOFError) as error:
         raise ValueError(f"an array cannot be read ({error})") from None
+
+
+def tensor_of(array: Array) -> Tensor:
+    """An array as a tensor of its own."""
+    return torch.from_numpy(_numbers(array))
 
 
 def record_of(tensors: Tensors) -> ArrayRecord:
@@ -25,30 +32,32 @@ def record_of(tensors: Tensors) -> ArrayRecord:
     return ArrayRecord({name: _array(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()})
 
 
-def held_record(tensors: Tensors) -> ArrayRecord:
-    """The same, for a strategy in this process: arrays become bytes only if somebody asks for them.
+def late_record(like: Tensors, compute: Callable[[str], Tensor]) -> ArrayRecord:
+    """A record of arrays of these names, shapes and types, for a strategy in this process: `compute` makes the array of a name
+    whenever somebody asks for it, a tensor of its own each time, and nothing is held in between.
 
     Not to be sent: `ArrayRecord(dict(record.items()))` makes one of it that can be.
     """
     record = ArrayRecord()
-    for name, tensor in tensors.items():
-        record[name] = _Held(tensor.detach().cpu().numpy())  # one by one: the constructor makes plain arrays of them
+    for name, tensor in like.items():
+        record[name] = _Late(tensor, partial(compute, name))  # one by one: the constructor makes plain arrays of them
     return record
 
 
-class _Held(Array):
-    _numbers: np.ndarray
+class _Late(Array):
+    _compute: Callable[[], Tensor]
 
-    def __init__(self, numbers: np.ndarray):
+    def __init__(self, like: Tensor, compute: Callable[[], Tensor]):
         # not by assignment: Flower's arrays look at all of themselves whenever an attribute is set
-        self.__dict__ |= {"dtype": str(numbers.dtype), "shape": numbers.shape, "stype": "numpy.ndarray", "_numbers": numbers}
+        described = {"dtype": str(like.dtype).removeprefix("torch."), "shape": tuple(like.shape), "stype": "numpy.ndarray"}
+        self.__dict__ |= {**described, "_compute": compute}
 
     @property
     def data(self) -> bytes:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return _array(self._numbers).data
+        return _array(self.numpy()).data
 
     def numpy(self) -> np.ndarray:
-        return self._numbers.copy()
+        return self._compute().detach().cpu().numpy()
 
 
 # Flower keeps arrays as the bytes of .npy files, whose headers NumPy writes and parses anew each time: for small models that

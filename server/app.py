@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Self
@@ -158,19 +159,29 @@ def inner_strategy(cell: Cell) -> Strategy:
     return STRATEGIES[cell.study.federation.strategy](fraction_train=1.0, fraction_evaluate=0.0, **everyone)
 
 
+WAITING_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class _Write:
+    round: int
+    size: int
+    done: "Future[None]"
+
+
 class RoundLog:
     """Writes what the curious strategy sees, and what each round made of the global model, into the ledger.
 
     One thread of its own does the work, in order, while the clients of the next round compute: a round does not wait for
-    the disk, nor for its accuracy. The writes of a round are over before the round after the next begins, so that memory
-    holds two rounds at most. A context: at its end everything is written.
+    the disk, nor for its accuracy. The writes of a round are over before the round after the next begins, and updates that wait
+    for theirs come to `WAITING_BYTES` at most, or to one update. A context: at its end everything is written.
     """
 
     def __init__(self, ledger: Ledger, cell: Cell):
         self._ledger, self._cell, self._study = ledger, cell.index, cell.study
         self._model = initial_model(cell)
         self._writer, self._broken = ThreadPoolExecutor(1), False
-        self._writes: deque[tuple[int, Future[None]]] = deque()
+        self._writes: deque[_Write] = deque()
 
     def __enter__(self) -> Self:
         return self
@@ -188,7 +199,10 @@ class RoundLog:
 
     def on_update(self, round: int, client: int, update: Update, examples: int) -> None:
         if self._study.recorded(round, client):
-            self._later(round, self._ledger.record_update, Victim(self._cell, round, client), update, examples)
+            size = sum(tensor.nbytes for tensor in update.named().values())
+            while self._writes and size + sum(write.size for write in self._writes) > WAITING_BYTES:
+                self._writes.popleft().done.result()
+            self._later(round, self._ledger.record_update, Victim(self._cell, round, client), update, examples, size=size)
 
     def on_failure(self, round: int, client: int, reason: str) -> None:
         self._later(round, self._ledger.record_failure, Failure(Victim(self._cell, round, client), reason))
@@ -215,7 +229,7 @@ class RoundLog:
         self._ledger.finish_round(Round(self._cell, round, *measured))
         self.tidy([round])
 
-    def _later(self, round: int, write: Callable[..., None], *what: object) -> None:
+    def _later(self, round: int, write: Callable[..., None], *what: object, size: int = 0) -> None:
         def in_order() -> None:
             if self._broken:  # a round may not be called finished when one of its updates could not be written
                 return
@@ -225,11 +239,11 @@ class RoundLog:
                 self._broken = True
                 raise
 
-        self._writes.append((round, self._writer.submit(in_order)))
+        self._writes.append(_Write(round, size, self._writer.submit(in_order)))
 
     def _settle(self, before: int) -> None:
-        while self._writes and self._writes[0][0] < before:
-            self._writes.popleft()[1].result()
+        while self._writes and self._writes[0].round < before:
+            self._writes.popleft().done.result()
 
 
 @lru_cache(maxsize=4)

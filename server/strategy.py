@@ -13,9 +13,10 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
+from torch import Tensor
 
-from learning.messages import ARRAYS, EXAMPLES, held_record, tensors_of
-from learning.tensors import Tensors, Update
+from learning.messages import ARRAYS, EXAMPLES, late_record, tensor_of, tensors_of
+from learning.tensors import BUFFER, Tensors, Update
 from learning.training import Training
 
 
@@ -90,12 +91,13 @@ class CuriousStrategy(Around):
                 update, examples = read_reply(answered[node], self._sent)
             except BadReply as fault:
                 self.observer.on_failure(server_round, self._client(node), str(fault))
-            else:
+                continue
+            if self.only_sums:
                 shared.append((self._client(node), update, examples))
-        if self.only_sums:
-            shared = [_together(shared)] if shared and len(shared) == len(nodes) else []
-        for client, update, examples in shared:
-            self.observer.on_update(server_round, client, update, examples)
+            else:  # at once: a round's updates are not held together
+                self.observer.on_update(server_round, self._client(node), update, examples)
+        if shared and len(shared) == len(nodes):
+            self.observer.on_update(server_round, *_together(shared))
         return self.inner.aggregate_train(server_round, replies)
 
     def _client(self, node: int) -> int:
@@ -137,21 +139,28 @@ class UpdateStrategy(Around):
         usable = []
         for reply in sorted(replies, key=lambda reply: self.clients[reply.metadata.src_node_id]):
             try:
-                update, _ = read_reply(reply, self._sent)
+                read_reply(reply, self._sent)
             except BadReply:
                 continue
-            usable.append(self._as_weights(reply, update))
+            usable.append(self._as_weights(reply))
         if not usable:
             return None, None
         arrays, metrics = self.inner.aggregate_train(server_round, usable)
         return None if arrays is None else ArrayRecord(dict(arrays.items())), metrics
 
-    def _as_weights(self, reply: Message, update: Update) -> Message:
+    def _as_weights(self, reply: Message) -> Message:
         step = -self.training.learning_rate if self.training.shared == "gradient" else 1.0
-        moved = {name: self._sent[name] + step * tensor for name, tensor in update.parameters.items()}
-        weights = self._sent | moved | update.buffers
+        shared, sent = next(iter(reply.content.array_records.values())), self._sent
+
+        def weights(name: str) -> Tensor:
+            if name in shared:
+                return (sent[name] + step * tensor_of(shared[name])).to(sent[name].dtype)
+            if BUFFER + name in shared:
+                return tensor_of(shared[BUFFER + name]).to(sent[name].dtype)
+            return sent[name].clone()
+
         converted = copy.copy(reply)  # shallow: the reply itself keeps what the client shared
-        converted.content = RecordDict({ARRAYS: held_record(weights), **reply.content.metric_records})
+        converted.content = RecordDict({ARRAYS: late_record(sent, weights), **reply.content.metric_records})
         return converted
 
 

@@ -31,7 +31,9 @@ class Interrogation:
         grants = {name: Grants(**granted) for name, (_, granted) in ledger.attacks().items()}
         self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
         self._in_flight: set[tuple[Victim, str]] = set()
-        self._model = lru_cache(maxsize=4)(self._model_as_sent)
+        # attacks on an update, and updates of a round, come one after the other, and are about the same objects
+        self._model = lru_cache(maxsize=2)(self._model_as_sent)
+        self._update = lru_cache(maxsize=2)(ledger.update)
 
     def run(self, no_more: threading.Event) -> None:
         """Works until `no_more` is set (training is over) and every recorded update has a result of every attack."""
@@ -74,7 +76,7 @@ class Interrogation:
             round=victim.round,
             client=victim.client,
             model=self._model(victim.cell, victim.round),
-            update=self._ledger.update(victim),
+            update=self._update(victim),
             training=_as_of_one_client(cell),
             examples=self._ledger.examples(victim),
             image_shape=pictures.image_shape,

@@ -3,12 +3,14 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
-from attacks import Attack, NotApplicable, Null, Observation, Reconstruction
+from attacks import Attack, Granted, NotApplicable, Null, Observation, Reconstruction
 from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, start_ray, stop_ray
 from learning.catalogue import settings
 from learning.models import MLP
@@ -54,6 +56,17 @@ class Declines(Attack):
 class Threads(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         return Reconstruction(loss=float(torch.get_num_threads()))
+
+
+@settings
+class Holds(Attack):
+    """Says what it was given: the model's, the update's and the public pictures' entries in one sum."""
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        public = observation.granted.public
+        assert public is not None
+        given = [*observation.model.parameters(), *observation.update.parameters.values(), public]
+        return Reconstruction(loss=float(sum(tensor.double().sum() for tensor in given)))
 
 
 def observation() -> Observation:
@@ -165,3 +178,23 @@ class TestRayPool:
             assert here.images is not None
             assert there.images is not None
             assert torch.equal(here.images, there.images)
+
+    def test_what_jobs_are_about_goes_into_the_object_store_once_and_leaves_it_again(self, monkeypatch):
+        put, stored = ray.put, []
+        monkeypatch.setattr(ray, "put", lambda thing: [put(thing), stored.append(type(thing).__name__)][0])
+        first, public = observation(), torch.rand(5, 1, 8, 8)
+        first = replace(first, granted=Granted(public=public))
+        second = replace(first, client=1, update=first.update.map(torch.neg))
+        jobs = [Job((seen.client, key), Holds(), seen, key) for seen in (first, second) for key in range(3)]
+        pool = RayPool(workers=2, threads=1, gpus=0.0, queue=4, timeout=60.0)
+        outcomes = all_of(pool, jobs)
+        assert sorted(stored) == ["Sequential", "Tensor", "Update", "Update"]
+        for job in jobs:
+            here, there = run_job(job).reconstruction, outcomes[job.key].reconstruction
+            assert here is not None
+            assert there is not None
+            assert here.loss == there.loss
+        assert len(pool._store) == 4
+        del first, second, jobs, job, public
+        assert len(pool._store) == 0
+        pool.close()

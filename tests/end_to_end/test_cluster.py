@@ -54,3 +54,10 @@ def test_a_machine_that_dies_at_the_start_or_in_the_middle_changes_nothing(whole
             process.kill()
     assert process.returncode == 0, complained
     assert (contents(out), ledger_line(told)) == whole
+
+
+def test_attacks_alone_in_ray_change_nothing(whole, tmp_path):
+    out = tmp_path / "run"
+    code, told, complained = finished(out, *SMALL, "--workers", "2", "--set", "resources.engine=ray-attacks")
+    assert code == 0, complained
+    assert (contents(out), ledger_line(told)) == whole

@@ -7,7 +7,7 @@ from flwr.app import Array, ArrayRecord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learning.messages import held_record, record_of, tensors_of
+from learning.messages import late_record, record_of, tensors_of
 
 TYPES = [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool]
 
@@ -28,14 +28,15 @@ def test_a_record_is_what_flower_would_make_and_comes_back(shape, dtype, seed):
 
 
 @given(shape=st.lists(st.integers(0, 5), max_size=4).map(tuple), dtype=st.sampled_from(TYPES))
-def test_a_held_record_is_the_same_record(shape, dtype):
-    tensor = torch.ones(shape).to(dtype)
-    held, plain = held_record({"w": tensor}), record_of({"w": tensor})
-    assert type(held["w"]) is not Array  # it is the numbers that are held
-    assert held["w"].data == plain["w"].data
-    assert (held["w"].shape, held["w"].dtype, held["w"].stype) == (plain["w"].shape, plain["w"].dtype, plain["w"].stype)
-    assert np.array_equal(held["w"].numpy(), plain["w"].numpy())
-    sendable = ArrayRecord(dict(held.items()))
+def test_a_late_record_is_the_same_record_whose_arrays_are_made_when_asked_for(shape, dtype):
+    tensor, asked = torch.ones(shape).to(dtype), []
+    late, plain = late_record({"w": tensor}, lambda name: [tensor.clone(), asked.append(name)][0]), record_of({"w": tensor})
+    assert (late["w"].shape, late["w"].dtype, late["w"].stype) == (plain["w"].shape, plain["w"].dtype, plain["w"].stype)
+    assert asked == []
+    assert late["w"].data == plain["w"].data
+    assert np.array_equal(late["w"].numpy(), plain["w"].numpy())
+    assert asked == ["w", "w"]
+    sendable = ArrayRecord(dict(late.items()))
     assert sendable.object_id == plain.object_id  # what Flower names it by when it sends it
 
 

@@ -202,7 +202,12 @@ FEDERATION: list[Row] = [
     ("a grant that is a number", study("[granted]\nlabels = 1"), "granted.labels = 1", "valid boolean"),
     ("a grant that is text", study('[granted]\nlabels = "yes"'), "granted.labels = 'yes'", "valid boolean"),
     ("negative public pictures", study("[granted]\npublic = -1"), "granted.public = -1", "greater than or equal to 0"),
-    ("an unknown engine", study('[resources]\nengine = "slurm"'), "resources.engine = 'slurm'", "'ray', 'ray-attacks' or 'inline'"),
+    (
+        "an unknown engine",
+        study('[resources]\nengine = "slurm"'),
+        "resources.engine = 'slurm'",
+        "'ray', 'ray-attacks' or 'inline'",
+    ),
     ("no workers", study("[resources]\nworkers = 0"), "resources.workers = 0", "greater than or equal to 1"),
     ("negative GPUs", study("[resources]\nworker_gpus = -0.5"), "resources.worker_gpus = -0.5", "greater than or equal to 0"),
     ("infinite GPUs", study("[resources]\nclient_gpus = inf"), "resources.client_gpus = inf", "finite number"),
