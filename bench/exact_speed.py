@@ -20,7 +20,7 @@ from attacks import Observation
 from attacks.exact import Spear, SpearPlus
 from attacks.exact.forecast import EXACT
 from attacks.exact.layers import tail
-from attacks.exact.spear import REFUSED, fewest_zeros
+from attacks.exact.spear import fewest_zeros
 from bench.labels import drawn
 from learning.data import CIFAR10, pictures_of
 from learning.models import MLP
@@ -86,7 +86,7 @@ def transcribed(observation: Observation, seconds: float, rng: torch.Generator) 
     rank = int((values > 1e-10 * values[0]).sum())
     left, right = left[:, :rank] * values[:rank], right[:rank]
     live = left.norm(dim=1) > 1e-12 * left.norm()
-    needed, units = fewest_zeros(int(live.sum()), rank, REFUSED[-1]), live.nonzero().flatten()
+    needed, units = fewest_zeros(int(live.sum()), rank), live.nonzero().flatten()
     pool: list[Tensor] = []
     began = time.monotonic()
     while time.monotonic() - began < seconds:

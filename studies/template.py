@@ -96,7 +96,7 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 {% if settings %}{% for key, value in settings %}<span class="setting">{{ key }} = {{ value }}</span>{{ ', ' if not loop.last }}{% endfor %}{% else %}–{% endif %}
 {% endmacro %}
 {% macro accuracy_table() %}
-<div class="scroll wide-table" role="region" aria-label="Accuracy beside leakage" tabindex="0"><table>
+<div class="scroll wide-table" role="region" aria-label="Table of accuracy beside leakage" tabindex="0"><table>
 <caption>Accuracy after the last round measured</caption>
 <thead><tr>{% if points|length > 1 %}<th scope="col">Setting</th>{% endif %}<th scope="col" class="left">Defense</th><th scope="col">Accuracy, %</th><th scope="col">Labels right, %</th><th scope="col">PSNR, dB</th></tr></thead>
 <tbody>
@@ -306,7 +306,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <section id="prices" aria-labelledby="prices-title">
 <h2 id="prices-title">What assumptions are worth</h2>
 <p class="note">Every attack at every setting, undefended, against the attack “{{ study.reference }}” at the first setting. Below each mean is the difference from there with its 95 % interval, of the same client’s update in both (where the state of the model differs, of two batches of that client).</p>
-<div class="scroll wide-table" role="region" aria-label="What assumptions are worth" tabindex="0"><table class="results">
+<div class="scroll wide-table" role="region" aria-label="Table of what assumptions are worth" tabindex="0"><table class="results">
 <caption>Prices of assumptions</caption>
 <thead><tr><th scope="col">Setting</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Exact, %</th><th scope="col">Labels right, %</th></tr></thead>
 <tbody>
@@ -332,7 +332,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endif %}
 {% set methods = restorations|map(attribute='methods')|map('list')|sum(start=[])|unique|list %}
 {% set controls = restorations|map(attribute='drawn')|map('list')|sum(start=[])|unique|list %}
-<div class="scroll wide-table" role="region" aria-label="Labels by method and state" tabindex="0"><table class="results">
+<div class="scroll wide-table" role="region" aria-label="Table of labels by method and state" tabindex="0"><table class="results">
 <caption>Labels right, %</caption>
 <thead><tr><th scope="col">State</th>{% for name in methods %}<th scope="col">{{ name }}</th>{% endfor %}{% for name in controls %}<th scope="col">{{ name }} <span class="tag">control</span></th>{% endfor %}</tr></thead>
 <tbody>

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
@@ -17,13 +17,13 @@ from attacks.labels.auto import AutoLabels
 from learning.catalogue import Count, Positive, settings
 
 SCREEN = 2e-4  # cosine below which an entry counts as zero in float32
-REFUSED = (0.05, 1e-5)  # chance that a true direction of the batch has fewer zeros than asked for: at first, and later
+REFUSED = 1e-5  # chance that a true direction of the batch has fewer zeros than are asked for
 ALIKE = 1 - 1e-6
+SPARED = 1 - 1e-5  # leverage above which a zero is taken for one that determines a direction alone
+SLICE = 2048  # directions looked at together
+GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
-PATIENCE, LENIENT = (
-    10,
-    0.75,
-)  # so many times the expected samples are later; after twice as many this share of the zeros will do
+PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples this share of the zeros will do
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class Spear(Attack):
     Where an example leaves a unit shut, its column of the slopes is zero; as many such rows as the rank less one fix the
     column's direction. Rows are drawn at random, the one vector orthogonal to them is kept if it has more zeros than chance
     gives, and the greedy choice among those kept is the one whose zeros fit the layer's own activations best. The expected
-    number of samples (`expected_samples`) grows by two with every example.
+    number of samples (`expected_samples`) doubles with every example.
+
+    Beyond the paper: no row is drawn twice in one sample (in narrow layers most of the paper's samples do, and determine
+    nothing); mixtures of examples are told by their zeros; and the last few directions are guessed from all others.
 
     `chunk`: samples at once. `samples`: after which it gives up, as it does after `seconds`.
 
@@ -91,8 +94,8 @@ def expected_samples(units: int, rank: int) -> float:
     return math.inf if hit == 0 else sum(1 / (rank - k) for k in range(rank)) / hit
 
 
-def fewest_zeros(units: int, rank: int, refused: float) -> int:
-    """Zeros that a direction must have: that all true ones have as many fails with probability `refused` at most.
+def fewest_zeros(units: int, rank: int) -> int:
+    """Zeros that a direction must have: that all true ones have as many fails with probability `REFUSED` at most.
 
     A unit is shut for half of the examples, but among the units that are open for any it is shut for fewer of a small batch.
     """
@@ -100,9 +103,48 @@ def fewest_zeros(units: int, rank: int, refused: float) -> int:
     shut = (0.5 - nobody) / (1 - nobody)
     for zeros in range(units + 1):
         total += math.comb(units, zeros) * shut**zeros * (1 - shut) ** (units - zeros)
-        if total > refused / rank:
+        if total > REFUSED / rank:
             return max(zeros, rank + 2)
     return units
+
+
+class _Pool:
+    """Directions that may be an example's, one a column, with their numbers of zeros; none of them twice."""
+
+    def __init__(self, rows: Tensor, rank: int):
+        self.rows, self.rank = rows, rank
+        self.directions, self.zeros = rows.new_zeros(rank, 0), rows.new_zeros(0)
+
+    def unlike(self, directions: Tensor, alike: float) -> Tensor:
+        """Which of the directions, one a row, are none of the pool's."""
+        if not self.directions.shape[1]:
+            return torch.ones(len(directions), dtype=torch.bool, device=directions.device)
+        return (directions.to(self.directions) @ self.directions).abs().amax(1) <= alike
+
+    def add(self, shut: Tensor) -> bool:
+        """Takes in the direction of those zeros, if it is new."""
+        direction = torch.linalg.svd(self.rows[shut], full_matrices=True)[2][-1]
+        new = bool(self.unlike(direction[None], ALIKE))
+        if new:
+            self.directions = torch.cat([self.directions, direction[:, None]], 1)
+            self.zeros = torch.cat([self.zeros, shut.sum()[None].to(self.zeros)])
+        return new
+
+    def cut(self, size: int) -> None:
+        """Keeps so many, the sparsest."""
+        if len(self.zeros) > size:
+            best = self.zeros.argsort(descending=True)[:size]
+            self.directions, self.zeros = self.directions[:, best], self.zeros[best]
+
+    def independent(self) -> list[int]:
+        """The sparsest that are independent, as many as the rank where there are so many."""
+        chosen: list[int] = []
+        for index in self.zeros.argsort(descending=True).tolist():
+            if torch.linalg.matrix_rank(self.directions[:, [*chosen, index]], rtol=1e-6) == len(chosen) + 1:
+                chosen.append(index)
+            if len(chosen) == self.rank:
+                break
+        return chosen
 
 
 def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: float, rng: torch.Generator) -> Sampled:
@@ -110,70 +152,106 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     rank, units = parts.rank, len(parts.live)
     rows = parts.left / parts.left.norm(dim=1, keepdim=True)
     single, expected = rows.float(), expected_samples(units, rank)
-    needed, later = (fewest_zeros(units, rank, refused) for refused in REFUSED)
+    needed = fewest_zeros(units, rank)
     tolerance = max(1e-7, 30 * parts.unsure * math.sqrt(units / rank))
-    pool = rows.new_zeros(rank, 0)
-    zeros = torch.zeros(0, device=rows.device)
+    pool = _Pool(rows, rank)
     drawn, deadline = 0, time.monotonic() + seconds
     while drawn < samples and time.monotonic() < deadline:
         if drawn > PATIENCE * expected:
-            needed = later if drawn < 2 * PATIENCE * expected else max(round(LENIENT * later), rank + 2)
-        picks = torch.randint(units, (chunk, rank - 1), generator=rng).to(rows.device)
+            needed = max(round(LENIENT * fewest_zeros(units, rank)), rank + 2)
+        picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
         drawn += chunk
-        system = single[picks]  # the vector orthogonal to the rows, its last coordinate one
-        solved, _ = torch.linalg.solve_ex(system[:, :, :-1], -system[:, :, -1:])
-        vectors = torch.cat([solved[:, :, 0], solved.new_ones(chunk, 1)], 1)
-        vectors = torch.nn.functional.normalize(vectors, dim=1)
+        vectors = _orthogonal(single[picks])
         early = (vectors @ single[: units // 2].T).abs().lt(SCREEN).sum(1)  # two stages: half of the units first
         some = (early >= max(0, needed // 2 - 8)).nonzero().flatten()
         count = (vectors[some] @ single.T).abs().lt(SCREEN).sum(1)
         hits = some[count >= needed]
+        hits = hits[pool.unlike(vectors[hits], 1 - 1e-5)]
         fresh = False
-        for index in hits.tolist():
+        for shut in _of_one_example(rows, _orthogonal(rows[picks[hits]]), tolerance, needed):
             if time.monotonic() > deadline:
                 break
-            if pool.shape[1] and float((vectors[index].double() @ pool).abs().max()) > 1 - 1e-5:
-                continue
-            exact = torch.linalg.svd(rows[picks[index]], full_matrices=True)[2][-1]
-            shut = (rows @ exact).abs() < max(tolerance, 1e-9)
-            if int(shut.sum()) < needed:
-                continue
-            exact = torch.linalg.svd(rows[shut], full_matrices=False)[2][-1]
-            if pool.shape[1] and float((exact @ pool).abs().max()) > ALIKE:
-                continue
-            pool = torch.cat([pool, exact[:, None]], 1)
-            zeros = torch.cat([zeros, shut.sum()[None].to(zeros)])
-            fresh = True
-        if pool.shape[1] > CHOICE * rank:  # narrow layers let many mixtures of examples through
-            best = zeros.argsort(descending=True)[: CHOICE * rank]
-            pool, zeros = pool[:, best], zeros[best]
-        if fresh and pool.shape[1] >= rank:
-            chosen = _greedy(parts, layer, pool, zeros, tolerance, deadline)
-            if chosen is not None and _matching(parts, layer, pool[:, chosen], tolerance) > 0.999:
-                return Sampled(pool[:, chosen], drawn)
-    chosen = _greedy(parts, layer, pool, zeros, tolerance, deadline) if pool.shape[1] >= rank else None
-    return Sampled(pool[:, : rank - 1] if chosen is None else pool[:, chosen], drawn)
+            fresh |= pool.add(shut)
+        pool.cut(CHOICE * rank)  # narrow layers let many mixtures of examples through
+        if fresh:
+            for shut in _of_one_example(rows, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
+                pool.add(shut)
+            chosen = _greedy(parts, layer, pool, tolerance, deadline)
+            if chosen is not None and _matching(parts, layer, pool.directions[:, chosen], tolerance) > 0.999:
+                return Sampled(pool.directions[:, chosen], drawn)
+    chosen = _greedy(parts, layer, pool, tolerance, deadline)
+    return Sampled(pool.directions[:, pool.independent()[: rank - 1] if chosen is None else chosen], drawn)
 
 
-def _greedy(parts: Split, layer: Rectified, pool: Tensor, zeros: Tensor, tolerance: float, deadline: float) -> Tensor | None:
+def _subsets(units: int, size: int, count: int, rng: torch.Generator) -> Int[Tensor, "count size"]:
+    """Random subsets of the rows, none of them twice in one, which would leave a direction undetermined (Floyd's sampling)."""
+    picks = torch.empty(size, count, dtype=torch.long)
+    for place, last in enumerate(range(units - size, units)):
+        drawn = torch.randint(last + 1, (count,), generator=rng)
+        taken = (picks[:place] == drawn).any(0)
+        picks[place] = torch.where(taken, last, drawn)
+    return picks.T
+
+
+def _orthogonal(rows: Float[Tensor, "count less rank"]) -> Float[Tensor, "count rank"]:
+    """For every system of one row less than the rank the vector that is orthogonal to all of them."""
+    solved, _ = torch.linalg.solve_ex(rows[:, :, :-1], -rows[:, :, -1:])  # its last coordinate one
+    return torch.nn.functional.normalize(torch.cat([solved[:, :, 0], solved.new_ones(len(rows), 1)], 1), dim=1)
+
+
+def _of_one_example(rows: Tensor, directions: Tensor, tolerance: float, needed: int) -> list[Tensor]:
+    """The rows that are shut, of those directions that are one example's, as far as their zeros can tell.
+
+    A mixture of examples is zero where all of them are shut, which leaves it undetermined, and besides only in as many rows
+    as it takes to determine it: without any of these it is no longer determined. An example's zeros can spare each row. A row
+    that cannot be spared has leverage one among the zeros.
+    """
+    squares, found = (rows[:, :, None] * rows[:, None, :]).flatten(1), []
+    for some in directions.split(SLICE):
+        shut = (some @ rows.T).abs() < max(tolerance, 1e-9)
+        enough = shut.sum(1) >= needed
+        shut, some = shut[enough], some[enough]
+        gram = (shut.to(rows) @ squares).view(-1, rows.shape[1], rows.shape[1])
+        inverse, _ = torch.linalg.inv_ex(gram + some[:, :, None] * some[:, None, :])
+        leverages = ((rows @ inverse) * rows).sum(2)
+        found += list(shut[(leverages * shut).amax(1) < SPARED])
+    return found
+
+
+def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: int, rng: torch.Generator) -> Tensor:
+    """Directions that the last few examples may have, given those of all others; none where more are missing.
+
+    An example's input, as a combination of the split's right factor, is orthogonal to the others' directions, and the bias
+    column scales it. With one missing that is the input; with more, points are drawn where it must lie. The units that it
+    shuts most firmly give the direction.
+    """
+    others = pool.directions[:, pool.independent()]
+    missing = parts.rank - others.shape[1]
+    if not 0 < missing <= GUESSED:
+        return rows[:0]
+    complement = torch.linalg.qr(others, mode="complete")[0][:, -missing:]
+    points = torch.ones(1, 1) if missing == 1 else torch.randn(GUESSES, missing, generator=rng)
+    inputs = points.to(rows) @ complement.T @ parts.right
+    assert layer.bias is not None
+    answers = inputs[:, :-1] / inputs[:, -1:] @ layer.weight[parts.live].T + layer.bias[parts.live]
+    shut = rows[answers.topk(needed, dim=1, largest=False).indices]
+    return torch.linalg.eigh(shut.mT @ shut).eigenvectors[:, :, 0]
+
+
+def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadline: float) -> Tensor | None:
     """The sparsest independent directions, then swaps as long as one raises the score, and time is left."""
-    chosen: list[int] = []
-    for index in zeros.argsort(descending=True).tolist():
-        if torch.linalg.matrix_rank(pool[:, [*chosen, index]], rtol=1e-6) == len(chosen) + 1:
-            chosen.append(index)
-        if len(chosen) == parts.rank:
-            break
+    chosen = pool.independent()
     if len(chosen) < parts.rank:
         return None
-    score = _matching(parts, layer, pool[:, chosen], tolerance)
-    for other in range(pool.shape[1]):
+    score = _matching(parts, layer, pool.directions[:, chosen], tolerance)
+    for other in range(len(pool.zeros)):
         for place in range(parts.rank):
             if score >= 1 or other in chosen or time.monotonic() > deadline:
                 break
             swapped = [*chosen[:place], other, *chosen[place + 1 :]]
-            if (better := _matching(parts, layer, pool[:, swapped], tolerance)) > score:
+            if (better := _matching(parts, layer, pool.directions[:, swapped], tolerance)) > score:
                 chosen, score = swapped, better
-    return torch.tensor(chosen, device=pool.device)
+    return torch.tensor(chosen, device=pool.rows.device)
 
 
 def _matching(parts: Split, layer: Rectified, directions: Tensor, tolerance: float) -> float:

@@ -1,11 +1,16 @@
 """SPEAR by sampling: exact in float64 and float32, and its counts."""
 
+import itertools
+
 import pytest
 import torch
+from torch import Tensor
 
 from attacks import NotApplicable
 from attacks.exact import Spear
-from attacks.exact.spear import expected_samples, fewest_zeros
+from attacks.exact.layers import Tail, tail
+from attacks.exact.low_rank import Split, split
+from attacks.exact.spear import _guessed, _of_one_example, _Pool, _subsets, expected_samples, fewest_zeros
 from learning.models import MLP, LeNet5
 from learning.tensors import generator
 from tests.attacks.exact.test_spear_plus import SHAPE, check_certified, seen
@@ -36,8 +41,67 @@ def test_the_expected_number_of_samples_is_the_papers():
 
 def test_a_true_direction_has_the_zeros_that_are_asked_for():
     zeros = torch.randint(2, (20000, 200), generator=generator(0)).sum(1)
-    assert (zeros >= fewest_zeros(200, 20, 1e-5)).all()
-    assert fewest_zeros(200, 20, 1e-5) > 60
+    assert (zeros >= fewest_zeros(200, 20)).all()
+    assert fewest_zeros(200, 20) > 60
+
+
+def test_no_row_is_drawn_twice_and_every_subset_is_as_likely():
+    drawn = _subsets(5, 3, 20000, generator(0)).sort(1).values
+    subsets, times = drawn.unique(dim=0, return_counts=True)
+    assert subsets.tolist() == [list(subset) for subset in itertools.combinations(range(5), 3)]
+    assert (times - 2000).abs().max() < 5 * (20000 * 0.1 * 0.9) ** 0.5
+
+
+def taken_apart(size: int, seed: int, width: int) -> tuple[Tail, Split, Tensor, Tensor]:
+    """The tail, the split, which live rows every example shuts, and its direction, one a row: from the truth."""
+    observation, batch = seen(size, seed, width=width)
+    end = tail(observation)
+    parts = split(end.layers[0].gradient, size)
+    hidden = observation.model.get_submodule(end.layers[0].name)
+    inputs: list[Tensor] = []
+    handle = hidden.register_forward_hook(lambda *call: inputs.append(call[2]))
+    observation.model(batch.images)
+    handle.remove()
+    shut = inputs[0].detach()[:, parts.live] <= 0
+    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+    return end, parts, shut, torch.stack([torch.linalg.svd(rows[own])[2][-1] for own in shut])
+
+
+def test_a_mixture_of_two_examples_is_told_from_an_example_by_the_zeros_that_it_cannot_spare():
+    for seed in range(3):
+        _, parts, shut, directions = taken_apart(6, seed, width=60)
+        rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+        assert len(_of_one_example(rows, directions, 1e-7, 8)) == 6
+        first, second = directions[:2]
+        mixtures = []
+        for row in rows[~shut[0] & ~shut[1]]:  # zero where both are shut, and by the weights in this row
+            mixed = first * (row @ second) - second * (row @ first)
+            mixtures.append(mixed / mixed.norm())
+        together = torch.stack(mixtures)
+        assert ((rows @ together.T).abs() < 1e-9).sum(0).min() >= 8
+        assert _of_one_example(rows, together, 1e-7, 8) == []
+
+
+@pytest.mark.parametrize("missing", [1, 2, 3, 4])
+def test_the_last_directions_are_guessed_from_the_others(missing):
+    for seed in range(3):
+        end, parts, _, directions = taken_apart(10, seed, width=100)
+        rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+        pool = _Pool(rows, parts.rank)
+        for direction in directions[missing:]:
+            assert pool.add((rows @ direction).abs() < 1e-9)
+        guesses = _guessed(rows, parts, end.layers[0], pool, fewest_zeros(len(rows), 10), generator(seed))
+        cosines = (guesses @ directions.T).abs()
+        assert (cosines[:, :missing].amax(0) > 1 - 1e-9).any()
+        assert len(_guessed(rows, parts, end.layers[0], _Pool(rows, parts.rank), 20, generator(seed))) == 0
+
+
+def test_a_narrow_layer_needs_no_more_than_a_few_times_the_samples_that_are_expected():
+    for seed in range(3):
+        observation, batch = seen(12, seed, width=60)
+        samples = round(5 * expected_samples(60, 12))
+        found = Spear(chunk=4096, samples=samples, seconds=1000).reconstruct(observation, generator(seed))
+        check_certified(found, batch, 1e-7)
 
 
 def test_too_few_samples_give_no_picture_and_say_so():
