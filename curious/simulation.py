@@ -46,7 +46,8 @@ def simulate(
         try:
             serve(InlineGrid(client_app, nodes), ledger, resources, address)
         finally:
-            stop_ray()
+            if resources.engine == "ray-attacks":
+                stop_ray()
         return
     logging.getLogger("flwr").setLevel(logging.CRITICAL)
     server = ServerApp()

@@ -159,7 +159,7 @@ def inner_strategy(cell: Cell) -> Strategy:
     return STRATEGIES[cell.study.federation.strategy](fraction_train=1.0, fraction_evaluate=0.0, **everyone)
 
 
-WAITING_BYTES = 2**28
+WAITING_BYTES = 2**28  # of updates that wait for the disk
 
 
 @dataclass(frozen=True)
