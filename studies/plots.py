@@ -5,7 +5,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import matplotlib
 from markupsafe import Markup
@@ -55,7 +55,8 @@ def plots_of(point: Point, place: int) -> list[Plot]:
         ("Labels: right labels of the best attack", "labels", lambda axes: _leakage(axes, point, "label_accuracy")),
         ("Accuracy by round", "rounds", lambda axes: _by_round(axes, point.curves)),
     ]
-    drawn = (_plot(title, f"{title}{at(point.setting)}", f"p{place}{name}-", draw) for title, name, draw in kinds)
+    names = len(point.findings) + len(next(iter(point.controls.values()), ()))
+    drawn = (_plot(title, f"{title}{at(point.setting)}", f"p{place}{name}-", names, draw) for title, name, draw in kinds)
     return [plot for plot in drawn if plot is not None]
 
 
@@ -67,14 +68,22 @@ def restorations_by_state(lines: Sequence[RestorationLine], place: int) -> Plot 
     if len(lines) < 2:
         return None
     title = f"{lines[0].setting}, defense: {lines[0].defense}" if lines[0].setting else f"Defense: {lines[0].defense}"
-    return _plot(title, f"Labels right by state of the model: {title}", f"l{place}-", lambda axes: _by_state(axes, lines))
+    names = len({name for line in lines for name in (*line.methods, *line.drawn)})
+    words = f"Labels right by state of the model: {title}"
+    return _plot(title, words, f"l{place}-", names, lambda axes: _by_state(axes, lines))
 
 
-def _plot(title: str, words: str, prefix: str, draw: Callable[[Axes], bool]) -> Plot | None:
+def _plot(title: str, words: str, prefix: str, names: int, draw: Callable[[Axes], bool]) -> Plot | None:
     style: dict[Any, Any] = {**STYLE, "svg.hashsalt": prefix}
     with matplotlib.rc_context(style):
-        figure = Figure(figsize=(5.6, 3.5))
-        return Plot(title, drawing(figure, prefix, words)) if draw(figure.add_axes((0.115, 0.15, 0.55, 0.8))) else None
+        axes = axes_for(names)
+        return Plot(title, drawing(cast(Figure, axes.figure), prefix, words)) if draw(axes) else None
+
+
+def axes_for(names: int) -> Axes:
+    """Empty axes, alone in their figure, with room for so many names beside them, one below the other."""
+    height = max(3.5, 0.23 * names)
+    return Figure(figsize=(5.6, height)).add_axes((0.115, 0.525 / height, 0.55, 1 - 0.7 / height))
 
 
 def _by_state(axes: Axes, lines: Sequence[RestorationLine]) -> bool:
@@ -88,7 +97,7 @@ def _by_state(axes: Axes, lines: Sequence[RestorationLine]) -> bool:
         x, y = [place for place, _ in values], [right.mean * 100 for _, right in values]
         for place, right in values:
             axes.errorbar([place], [right.mean * 100], yerr=whiskers(right, 100), color=colour, linewidth=1)
-        axes.plot(x, y, color=colour, marker=MARKERS[number % len(MARKERS)], markersize=5, linewidth=1.6)
+        axes.plot(x, y, color=colour, marker=marker(number), markersize=5, linewidth=1.6)
         labels.append((x[-1], y[-1], name, number))
     for name in lines[0].drawn:
         values = [(place, line.drawn[name] * 100) for place, line in zip(places, lines, strict=True) if name in line.drawn]
@@ -119,7 +128,7 @@ def _leakage(axes: Axes, point: Point, metric: str) -> bool:
             xerr=whiskers(x, 100),
             yerr=whiskers(y, scale),
             color=SERIES[number % len(SERIES)],
-            marker=MARKERS[number % len(MARKERS)],
+            marker=marker(number),
             markersize=8,
             linewidth=1.2,
         )
@@ -128,9 +137,6 @@ def _leakage(axes: Axes, point: Point, metric: str) -> bool:
         return False
     controls = point.controls[metric]
     axes.margins(0.18)
-    left, right = axes.get_xlim()
-    lacking = max(0.0, 4 - (right - left)) / 2  # points of accuracy: less is no difference to look at
-    axes.set_xlim(left - lacking, right + lacking)
     left, right = axes.get_xlim()
     lacking = max(0.0, 4 - (right - left)) / 2  # points of accuracy: less is no difference to look at
     axes.set_xlim(left - lacking, right + lacking)
@@ -163,7 +169,7 @@ def _by_round(axes: Axes, found: Sequence[Curve]) -> bool:
         if any(len(values) > 1 for values in curve.accuracy.values()):
             lows, highs = ([bound(v) * 100 for v in curve.accuracy.values()] for bound in (min, max))
             axes.fill_between(rounds, lows, highs, color=colour, alpha=0.12, linewidth=0)
-        style = {"marker": MARKERS[number % len(MARKERS)], "markersize": 5} if len(rounds) <= 25 else {}
+        style = {"marker": marker(number), "markersize": 5} if len(rounds) <= 25 else {}
         axes.plot(rounds, means, color=colour, linewidth=1.8, **style)
         labels.append((rounds[-1], means[-1], curve.defense, number))
     if not labels:
@@ -175,6 +181,11 @@ def _by_round(axes: Axes, found: Sequence[Curve]) -> bool:
     axes.grid(visible=True)
     name_lines(axes, labels)
     return True
+
+
+def marker(number: int) -> str:
+    """Of a series, the next of the same colour having another."""
+    return MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
 
 
 def whiskers(value: Estimate, scale: float) -> list[list[float]] | None:
