@@ -368,7 +368,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% for sheet in gallery.sheets %}
 <figure>
 <figcaption><strong>{{ sheet.title }}</strong>: {{ sheet.note }}</figcaption>
-<div class="scroll" role="region" aria-label="{{ sheet.title }}, {{ sheet.note }}" tabindex="0"><table class="pictures">
+<div class="scroll" role="region" aria-label="{{ gallery.attack }}{{ ' at ' ~ gallery.setting if gallery.setting }}: {{ sheet.title }}, {{ sheet.note }}" tabindex="0"><table class="pictures">
 <tbody>
 <tr class="truth"><th scope="row">true</th>{{ strip_of(sheet.truth) }}</tr>
 {% for heading, score, is_control, pictures in sheet.lines %}
