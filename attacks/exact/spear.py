@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
@@ -123,7 +123,7 @@ class _Pool:
 
     def add(self, shut: Tensor) -> bool:
         """Takes in the direction of those zeros, if it is new."""
-        direction = torch.linalg.svd(self.rows[shut], full_matrices=True)[2][-1]
+        direction = torch.linalg.svd(self.rows[shut], full_matrices=False)[2][-1]
         new = bool(self.unlike(direction[None], ALIKE))
         if new:
             self.directions = torch.cat([self.directions, direction[:, None]], 1)
@@ -199,8 +199,8 @@ def _orthogonal(rows: Float[Tensor, "count less rank"]) -> Float[Tensor, "count 
     return torch.nn.functional.normalize(torch.cat([solved[:, :, 0], solved.new_ones(len(rows), 1)], 1), dim=1)
 
 
-def _of_one_example(rows: Tensor, directions: Tensor, tolerance: float, needed: int) -> list[Tensor]:
-    """The rows that are shut, of those directions that are one example's, as far as their zeros can tell.
+def _of_one_example(rows: Tensor, directions: Tensor, tolerance: float, needed: int) -> Bool[Tensor, "found live"]:
+    """Which rows are shut, for those directions that are one example's, as far as their zeros can tell, and each once.
 
     A mixture of examples is zero where all of them are shut, which leaves it undetermined, and besides only in as many rows
     as it takes to determine it: without any of these it is no longer determined. An example's zeros can spare each row. A row
@@ -214,8 +214,8 @@ def _of_one_example(rows: Tensor, directions: Tensor, tolerance: float, needed: 
         gram = (shut.to(rows) @ squares).view(-1, rows.shape[1], rows.shape[1])
         inverse, _ = torch.linalg.inv_ex(gram + some[:, :, None] * some[:, None, :])
         leverages = ((rows @ inverse) * rows).sum(2)
-        found += list(shut[(leverages * shut).amax(1) < SPARED])
-    return found
+        found.append(shut[(leverages * shut).amax(1) < SPARED])
+    return torch.cat(found).unique(dim=0)
 
 
 def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: int, rng: torch.Generator) -> Tensor:

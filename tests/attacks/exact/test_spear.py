@@ -79,7 +79,7 @@ def test_a_mixture_of_two_examples_is_told_from_an_example_by_the_zeros_that_it_
             mixtures.append(mixed / mixed.norm())
         together = torch.stack(mixtures)
         assert ((rows @ together.T).abs() < 1e-9).sum(0).min() >= 8
-        assert _of_one_example(rows, together, 1e-7, 8) == []
+        assert len(_of_one_example(rows, together, 1e-7, 8)) == 0
 
 
 @pytest.mark.parametrize("missing", [1, 2, 3, 4])
