@@ -153,12 +153,13 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     rows = parts.left / parts.left.norm(dim=1, keepdim=True)
     single, expected = rows.float(), expected_samples(units, rank)
     needed = fewest_zeros(units, rank)
+    lenient = max(round(LENIENT * needed), rank + 2)
     tolerance = max(1e-7, 30 * parts.unsure * math.sqrt(units / rank))
     pool = _Pool(rows, rank)
     drawn, deadline = 0, time.monotonic() + seconds
     while drawn < samples and time.monotonic() < deadline:
         if drawn > PATIENCE * expected:
-            needed = max(round(LENIENT * fewest_zeros(units, rank)), rank + 2)
+            needed = lenient
         picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
         drawn += chunk
         vectors = _orthogonal(single[picks])
@@ -176,11 +177,10 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         if fresh:
             for shut in _of_one_example(rows, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
                 pool.add(shut)
-            chosen = _greedy(parts, layer, pool, tolerance, deadline)
-            if chosen is not None and _matching(parts, layer, pool.directions[:, chosen], tolerance) > 0.999:
+            chosen, score = _greedy(parts, layer, pool, tolerance, deadline)
+            if score > 0.999:
                 return Sampled(pool.directions[:, chosen], drawn)
-    chosen = _greedy(parts, layer, pool, tolerance, deadline)
-    return Sampled(pool.directions[:, pool.independent()[: rank - 1] if chosen is None else chosen], drawn)
+    return Sampled(pool.directions[:, _greedy(parts, layer, pool, tolerance, deadline)[0]], drawn)
 
 
 def _subsets(units: int, size: int, count: int, rng: torch.Generator) -> Int[Tensor, "count size"]:
@@ -238,11 +238,14 @@ def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: 
     return torch.linalg.eigh(shut.mT @ shut).eigenvectors[:, :, 0]
 
 
-def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadline: float) -> Tensor | None:
-    """The sparsest independent directions, then swaps as long as one raises the score, and time is left."""
+def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadline: float) -> tuple[list[int], float]:
+    """The sparsest independent directions, then swaps as long as one raises the score, and time is left; and the score.
+
+    Fewer than the rank, scored zero, where the pool has no more that are independent.
+    """
     chosen = pool.independent()
     if len(chosen) < parts.rank:
-        return None
+        return chosen, 0.0
     score = _matching(parts, layer, pool.directions[:, chosen], tolerance)
     for other in range(len(pool.zeros)):
         for place in range(parts.rank):
@@ -251,7 +254,7 @@ def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadl
             swapped = [*chosen[:place], other, *chosen[place + 1 :]]
             if (better := _matching(parts, layer, pool.directions[:, swapped], tolerance)) > score:
                 chosen, score = swapped, better
-    return torch.tensor(chosen, device=pool.rows.device)
+    return chosen, score
 
 
 def _matching(parts: Split, layer: Rectified, directions: Tensor, tolerance: float) -> float:
