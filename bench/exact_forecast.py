@@ -3,7 +3,7 @@
     CURIOUS_DATA=.data python -m bench.exact_forecast --cells 200
 
 Every cell has its own data set, width, depth, batch size, precision, noise and normalisation, drawn by its number, with its
-own model, batch and stand-in batch (of the test pictures). `spear-plus` is given --seconds, and a cell's outcome is whether
+own model, batch and stand-in batch (of the test pictures). The attack is given --seconds, and a cell's outcome is whether
 every picture came back with a mean squared error below 1e-6. The constants of the forecast were fitted on the cells of
 --kind fit, and are judged on those of --kind report.
 """
@@ -15,10 +15,11 @@ from dataclasses import replace
 import torch
 from sklearn.metrics import roc_auc_score
 
-from attacks import NotApplicable, Observation
-from attacks.exact import SpearPlus
-from attacks.exact.forecast import EXACT, forecasts
+from attacks import EXACT, Attack, NotApplicable, Observation
+from attacks.exact.forecast import EXACT as ERROR
+from attacks.exact.forecast import FORECAST, forecasts
 from bench.labels import drawn
+from learning.catalogue import build
 from learning.data import CIFAR10, MNIST, Digits, pictures_of
 from learning.models import MLP
 from learning.tensors import Batch, Update, generator
@@ -31,16 +32,17 @@ BINS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--attack", choices=[name for name in FORECAST if name != "linear"], default="spear-plus")
     parser.add_argument("--cells", type=int, default=200)
     parser.add_argument("--first", type=int, default=0, help="number of the first cell")
     parser.add_argument("--kind", choices=["fit", "report"], default="report")
     parser.add_argument("--data", nargs="*", choices=list(DATA), default=list(DATA))
     parser.add_argument("--seconds", type=float, default=8.0, help="that the attack may take")
     chosen = parser.parse_args()
-    attack = SpearPlus(seconds=chosen.seconds)
+    attack = build(EXACT, {"name": chosen.attack, "seconds": chosen.seconds})
     odds, outcomes, slowest = [], [], 0.0
     for index in range(chosen.first, chosen.first + chosen.cells):
-        said, happened, seconds, words = _cell(index, chosen.kind, chosen.data, attack)
+        said, happened, seconds, words = _cell(index, chosen.kind, chosen.data, chosen.attack, attack)
         odds.append(said)
         outcomes.append(happened)
         slowest = max(slowest, seconds)
@@ -48,7 +50,7 @@ def main() -> None:
     _summed_up(torch.tensor(odds, dtype=torch.float64), torch.tensor(outcomes), slowest)
 
 
-def _cell(index: int, kind: str, data: list[str], attack: SpearPlus) -> tuple[float, bool, float, str]:
+def _cell(index: int, kind: str, data: list[str], method: str, attack: Attack) -> tuple[float, bool, float, str]:
     """The forecast of a cell, what happened, how many seconds the forecast took, and the cell in words."""
     rng = generator("forecast", kind, index)
 
@@ -74,7 +76,7 @@ def _cell(index: int, kind: str, data: list[str], attack: SpearPlus) -> tuple[fl
 
     stand_in = batch_of(drawn(pictures.test, examples, "forecast stand-in", kind, index))
     began = time.perf_counter()
-    said = forecasts(model, classes, stand_in, Training(), lambda: shared(stand_in, "stand-in", index))["spear-plus"]
+    said = forecasts(model, classes, stand_in, Training(), lambda: shared(stand_in, "stand-in", index))[method]
     seconds = time.perf_counter() - began
     batch = batch_of(drawn(pictures.train, examples, "forecast", kind, index))
     observation = Observation(
@@ -85,7 +87,7 @@ def _cell(index: int, kind: str, data: list[str], attack: SpearPlus) -> tuple[fl
         images = attack.reconstruct(observation, generator("attack", index)).images
     except NotApplicable:
         images = None
-    happened = images is not None and bool((squared_errors(batch.images.double(), images).amin(1) < EXACT).all())
+    happened = images is not None and bool((squared_errors(batch.images.double(), images).amin(1) < ERROR).all())
     words = (
         f"{name} {'raw' if raw else 'normalised'} {width} units, depth {depth}, {examples} examples, {dtype}, noise {noise:g}"
     )

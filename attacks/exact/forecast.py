@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool
+from scipy.stats import binom
 from torch import Tensor, nn
 
 from attacks.attack import NotApplicable, Observation, label_rows
@@ -17,6 +18,7 @@ from learning.tensors import Batch, Update
 from learning.training import Training
 
 SAMPLES = 5e7  # that SPEAR may draw
+CERTAIN = 0.99  # odds of what should not fail
 WORTH = 1.9  # odds of spear-plus for every unit that there is of an example beyond the one that makes it independent
 NOISELESS, DECADE = 1e-10, 0.72  # error from the true pictures that does no harm; what ten times of it take off the log odds
 FORECAST = ("linear", "spear", "spear-plus", "peeling")  # the attacks of the catalogue that it speaks of
@@ -42,7 +44,8 @@ def forecasts(
     have the stand-in's pictures to `EXACT` even from those pictures themselves, precision is what forbids.
 
     The odds of `spear-plus` follow a rule of counting whose constants are fitted (`bench/exact_forecast.py`), as is what noise
-    takes off all odds; those of SPEAR are its own theory's; those of peeling follow from the open units alone.
+    takes off all odds; those of SPEAR are its own theory's, and that every example shuts a few units more than SPEAR draws;
+    those of peeling follow from the open units alone.
     """
     placeholder = Update({name: torch.ones_like(parameter) for name, parameter in model.named_parameters()})
     seen = Observation(
@@ -115,11 +118,12 @@ def _spear(observation: Observation, pictures: Tensor) -> Forecast:
     opened = end.layers[0].answers(end.inputs(pictures)) > 0
     live = opened[:, opened.any(0)]
     _told_apart(examples, live.shape[1], end.layers[0])
-    shut = 1 - float(live.double().mean())
-    samples = expected_samples(live.shape[1], examples) * (0.5 / max(shut, 1e-3)) ** (examples - 1)
+    shut = 1 - live.double().mean(1).numpy()
+    samples = expected_samples(live.shape[1], examples) * (0.5 / max(shut.mean(), 1e-3)) ** (examples - 1)
     odds = 1 - math.exp(-min(50.0, SAMPLES / samples)) if math.isfinite(samples) else 0.0
-    word = f"SPEAR needs about {samples:.1g} samples: {live.shape[1]} live units, {shut:.0%} of them shut for a picture"
-    return Forecast(odds, word)
+    odds *= float(binom.sf(examples + 1, live.shape[1], shut).prod())  # zeros enough to tell each from a mixture
+    word = f"SPEAR needs about {samples:.1g} samples: {live.shape[1]} live units, {shut.mean():.0%} of them shut for a picture"
+    return Forecast(min(CERTAIN, odds), word)
 
 
 def _spear_plus(observation: Observation, pictures: Tensor) -> Forecast:
@@ -153,7 +157,7 @@ def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
         left = left[~alone]
     count = observation.examples - len(left)
     if not len(left):
-        return Forecast(0.99, f"all {count} examples come to be the only one that some unit is open for, or shut for")
+        return Forecast(CERTAIN, f"all {count} examples come to be the only one that some unit is open for, or shut for")
     rest = _searched(left)
     return Forecast(
         rest.probability,
@@ -169,7 +173,7 @@ def _told_apart(examples: int, live: int, layer: Rectified) -> None:
 def _searched(opened: Bool[Tensor, "batch units"]) -> Forecast:
     """Odds of the search of `spear-plus`. A unit counts for as much as it tells examples apart: a half open one is one."""
     if len(opened) == 1:
-        return Forecast(0.99, "a single example is left")
+        return Forecast(CERTAIN, "a single example is left")
     share = opened.double().mean(0)
     pairs = len(opened) / (len(opened) - 1)  # of different examples, as the share says it of pairs with themselves, too
     telling = float((4 * pairs * share * (1 - share)).sum())

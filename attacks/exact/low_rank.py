@@ -18,7 +18,8 @@ class Split:
     """`gradient[live]` = `left` times `right` up to noise; `left` has orthonormal columns.
 
     `live`: indices of the units that any example activates. `noise`: standard deviation of a gradient's entry that the split
-    leaves unexplained. `unsure`: about the sine of the angle by which noise turns `left`; rounding in float64 at least.
+    leaves unexplained, `noises` row by row. `unsure`: about the sine of the angle by which noise turns `left`; rounding in
+    float64 at least.
     """
 
     live: Tensor
@@ -26,6 +27,7 @@ class Split:
     right: Float[Tensor, "rank columns"]
     values: Float[Tensor, " rank"]
     noise: float
+    noises: Float[Tensor, " live"]
     unsure: float
 
     @property
@@ -68,5 +70,6 @@ def split(gradient: Float[Tensor, "units columns"], examples: int) -> Split:
         values[:rank, None] * right[:rank],
         values[:rank],
         noise,
+        rest.square().sum(1).div(rows.shape[1] - examples).sqrt(),
         max(1e-13, noise * len(live) ** 0.5 / float(values[rank - 1])),
     )

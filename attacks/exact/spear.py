@@ -2,7 +2,7 @@
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,10 @@ SCREEN = 2e-4  # cosine below which an entry counts as zero in float32
 REFUSED = 1e-5  # chance that a true direction of the batch has fewer zeros than are asked for
 ALIKE = 1 - 1e-6
 SPARED = 1 - 1e-5  # leverage above which a zero is taken for one that determines a direction alone
+FIRM = 10.0  # times that the tolerance of zeros is above what noise turns a row by
+FITS = (50.0, 15.0, 5.0, 5.0)  # deviations of the noise below which a product is zero, fit by fit of a direction to its zeros
+UNSETTLED = 0.03  # share of an example's activations that noise may leave in doubt
+ROUNDED = 1e-7  # share of a row's size below which a product is zero
 SLICE = 2048  # directions looked at together
 GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
@@ -44,7 +48,8 @@ class Spear(Attack):
     number of samples (`expected_samples`) doubles with every example.
 
     Beyond the paper: no row is drawn twice in one sample (in narrow layers most of the paper's samples do, and determine
-    nothing); mixtures of examples are told by their zeros; and the last few directions are guessed from all others.
+    nothing); which products are zero follows from the noise of each row, and a direction is fitted to all its zeros again
+    and again; mixtures of examples are told by their zeros; and the last few directions are guessed from all others.
 
     `chunk`: samples at once. `samples`: after which it gives up, as it does after `seconds`.
 
@@ -111,9 +116,9 @@ def fewest_zeros(units: int, rank: int) -> int:
 class _Pool:
     """Directions that may be an example's, one a column, with their numbers of zeros; none of them twice."""
 
-    def __init__(self, rows: Tensor, rank: int):
-        self.rows, self.rank = rows, rank
-        self.directions, self.zeros = rows.new_zeros(rank, 0), rows.new_zeros(0)
+    def __init__(self, left: Tensor):
+        self.left, self.rank = left, left.shape[1]
+        self.directions, self.zeros = left.new_zeros(self.rank, 0), left.new_zeros(0)
 
     def unlike(self, directions: Tensor, alike: float) -> Tensor:
         """Which of the directions, one a row, are none of the pool's."""
@@ -122,13 +127,14 @@ class _Pool:
         return (directions.to(self.directions) @ self.directions).abs().amax(1) <= alike
 
     def add(self, shut: Tensor) -> bool:
-        """Takes in the direction of those zeros, if it is new."""
-        direction = torch.linalg.svd(self.rows[shut], full_matrices=False)[2][-1]
-        new = bool(self.unlike(direction[None], ALIKE))
-        if new:
-            self.directions = torch.cat([self.directions, direction[:, None]], 1)
-            self.zeros = torch.cat([self.zeros, shut.sum()[None].to(self.zeros)])
-        return new
+        """Takes in the direction of those zeros, if it is new, or in place of ones like it that have fewer."""
+        direction = torch.linalg.svd(self.left[shut], full_matrices=False)[2][-1]
+        alike = (direction @ self.directions).abs() > ALIKE
+        if bool((self.zeros[alike] >= shut.sum()).any()):
+            return False
+        self.directions = torch.cat([self.directions[:, ~alike], direction[:, None]], 1)
+        self.zeros = torch.cat([self.zeros[~alike], shut.sum()[None].to(self.zeros)])
+        return True
 
     def cut(self, size: int) -> None:
         """Keeps so many, the sparsest."""
@@ -149,13 +155,13 @@ class _Pool:
 
 def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: float, rng: torch.Generator) -> Sampled:
     """Directions by sampling rows; stops at a choice whose zeros fit the activations, or when there are no more samples."""
-    rank, units = parts.rank, len(parts.live)
-    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
-    single, expected = rows.float(), expected_samples(units, rank)
+    rank, tolerance = parts.rank, max(1e-7, 30 * parts.unsure * math.sqrt(len(parts.live) / parts.rank))
+    parts = _firm(parts, tolerance)
+    rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
+    single, expected, screen = rows.float(), expected_samples(units, rank), max(SCREEN, tolerance)
     needed = fewest_zeros(units, rank)
     lenient = max(round(LENIENT * needed), rank + 2)
-    tolerance = max(1e-7, 30 * parts.unsure * math.sqrt(units / rank))
-    pool = _Pool(rows, rank)
+    pool = _Pool(parts.left)
     drawn, deadline = 0, time.monotonic() + seconds
     while drawn < samples and time.monotonic() < deadline:
         if drawn > PATIENCE * expected:
@@ -163,24 +169,31 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
         drawn += chunk
         vectors = _orthogonal(single[picks])
-        early = (vectors @ single[: units // 2].T).abs().lt(SCREEN).sum(1)  # two stages: half of the units first
+        early = (vectors @ single[: units // 2].T).abs().lt(screen).sum(1)  # two stages: half of the units first
         some = (early >= max(0, needed // 2 - 8)).nonzero().flatten()
-        count = (vectors[some] @ single.T).abs().lt(SCREEN).sum(1)
+        count = (vectors[some] @ single.T).abs().lt(screen).sum(1)
         hits = some[count >= needed]
         hits = hits[pool.unlike(vectors[hits], 1 - 1e-5)]
         fresh = False
-        for shut in _of_one_example(rows, _orthogonal(rows[picks[hits]]), tolerance, needed):
+        for shut in _of_one_example(parts, _orthogonal(rows[picks[hits]]), tolerance, needed):
             if time.monotonic() > deadline:
                 break
             fresh |= pool.add(shut)
         pool.cut(CHOICE * rank)  # narrow layers let many mixtures of examples through
         if fresh:
-            for shut in _of_one_example(rows, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
+            for shut in _of_one_example(parts, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
                 pool.add(shut)
-            chosen, score = _greedy(parts, layer, pool, tolerance, deadline)
-            if score > 0.999:
+            chosen, score = _greedy(parts, layer, pool, deadline)
+            if score > 1 - UNSETTLED / rank:
                 return Sampled(pool.directions[:, chosen], drawn)
-    return Sampled(pool.directions[:, _greedy(parts, layer, pool, tolerance, deadline)[0]], drawn)
+    return Sampled(pool.directions[:, _greedy(parts, layer, pool, deadline)[0]], drawn)
+
+
+def _firm(parts: Split, tolerance: float) -> Split:
+    """Those rows that noise turns by much less than the tolerance: units that are open for no one have gradients of noise."""
+    turned = parts.unsure * math.sqrt(parts.rank / len(parts.live)) / parts.left.norm(dim=1)
+    firm = turned * FIRM < tolerance
+    return replace(parts, live=parts.live[firm], left=parts.left[firm], noises=parts.noises[firm])
 
 
 def _subsets(units: int, size: int, count: int, rng: torch.Generator) -> Int[Tensor, "count size"]:
@@ -199,23 +212,39 @@ def _orthogonal(rows: Float[Tensor, "count less rank"]) -> Float[Tensor, "count 
     return torch.nn.functional.normalize(torch.cat([solved[:, :, 0], solved.new_ones(len(rows), 1)], 1), dim=1)
 
 
-def _of_one_example(rows: Tensor, directions: Tensor, tolerance: float, needed: int) -> Bool[Tensor, "found live"]:
+def _of_one_example(
+    parts: Split, directions: Float[Tensor, "found rank"], tolerance: float, needed: int
+) -> Bool[Tensor, "kept live"]:
     """Which rows are shut, for those directions that are one example's, as far as their zeros can tell, and each once.
+
+    Directions are drawn from few rows and the noise of these, so their zeros are first those within a wide tolerance, and
+    then, ever narrower (`FITS`), those that noise explains for the direction which fits the last ones best.
 
     A mixture of examples is zero where all of them are shut, which leaves it undetermined, and besides only in as many rows
     as it takes to determine it: without any of these it is no longer determined. An example's zeros can spare each row. A row
     that cannot be spared has leverage one among the zeros.
     """
-    squares, found = (rows[:, :, None] * rows[:, None, :]).flatten(1), []
+    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+    squares, rank, found = (rows[:, :, None] * rows[:, None, :]).flatten(1), parts.rank, []
     for some in directions.split(SLICE):
-        shut = (some @ rows.T).abs() < max(tolerance, 1e-9)
+        shut, best = (some @ rows.T).abs() < tolerance, some
+        for deviations in FITS:
+            shut = shut[shut.sum(1) >= needed]
+            best = torch.linalg.eigh((shut.to(rows) @ squares).view(-1, rank, rank)).eigenvectors[:, :, 0]
+            shut = _shut(parts, best, deviations)
         enough = shut.sum(1) >= needed
-        shut, some = shut[enough], some[enough]
-        gram = (shut.to(rows) @ squares).view(-1, rows.shape[1], rows.shape[1])
-        inverse, _ = torch.linalg.inv_ex(gram + some[:, :, None] * some[:, None, :])
+        shut, best = shut[enough], best[enough]
+        gram = (shut.to(rows) @ squares).view(-1, rank, rank)
+        inverse, _ = torch.linalg.inv_ex(gram + best[:, :, None] * best[:, None, :])
         leverages = ((rows @ inverse) * rows).sum(2)
         found.append(shut[(leverages * shut).amax(1) < SPARED])
     return torch.cat(found).unique(dim=0)
+
+
+def _shut(parts: Split, directions: Float[Tensor, "found rank"], deviations: float = FITS[-1]) -> Bool[Tensor, "found live"]:
+    """Where noise or rounding explains the row's product with the direction."""
+    noise = parts.noises * (directions / parts.values).norm(dim=1, keepdim=True)
+    return (directions @ parts.left.T).abs() < deviations * noise + ROUNDED * parts.left.norm(dim=1)
 
 
 def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: int, rng: torch.Generator) -> Tensor:
@@ -238,7 +267,7 @@ def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: 
     return torch.linalg.eigh(shut.mT @ shut).eigenvectors[:, :, 0]
 
 
-def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadline: float) -> tuple[list[int], float]:
+def _greedy(parts: Split, layer: Rectified, pool: _Pool, deadline: float) -> tuple[list[int], float]:
     """The sparsest independent directions, then swaps as long as one raises the score, and time is left; and the score.
 
     Fewer than the rank, scored zero, where the pool has no more that are independent.
@@ -246,26 +275,24 @@ def _greedy(parts: Split, layer: Rectified, pool: _Pool, tolerance: float, deadl
     chosen = pool.independent()
     if len(chosen) < parts.rank:
         return chosen, 0.0
-    score = _matching(parts, layer, pool.directions[:, chosen], tolerance)
+    score = _matching(parts, layer, pool.directions[:, chosen])
     for other in range(len(pool.zeros)):
         for place in range(parts.rank):
             if score >= 1 or other in chosen or time.monotonic() > deadline:
                 break
             swapped = [*chosen[:place], other, *chosen[place + 1 :]]
-            if (better := _matching(parts, layer, pool.directions[:, swapped], tolerance)) > score:
+            if (better := _matching(parts, layer, pool.directions[:, swapped])) > score:
                 chosen, score = swapped, better
     return chosen, score
 
 
-def _matching(parts: Split, layer: Rectified, directions: Tensor, tolerance: float) -> float:
+def _matching(parts: Split, layer: Rectified, directions: Tensor) -> float:
     """SPEAR's sparsity matching coefficient: the share of entries that are zero just where the activation is shut."""
     scaled = torch.linalg.lstsq(directions, parts.right).solution
     inputs = scaled[:, :-1] / scaled[:, -1:]
     assert layer.bias is not None
     opened = inputs @ layer.weight[parts.live].T + layer.bias[parts.live] > 0
-    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
-    slopes = (rows @ (directions / directions.norm(dim=0))).abs() > tolerance
-    return float((opened == slopes.T).double().mean())
+    return float((opened != _shut(parts, directions.T)).double().mean())
 
 
 def _fitting_labels(observation: Observation, pictures: Tensor, slopes: Tensor, name: str) -> Float[Tensor, "batch classes"]:
