@@ -27,6 +27,7 @@ ROUNDED = 1e-7  # share of a row's size below which a product is zero
 SLICE = 2048  # directions looked at together
 GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
+ENOUGH = 4  # times the expected samples are drawn at once at most: more would find the same directions again and again
 PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples this share of the zeros will do
 
 
@@ -51,7 +52,7 @@ class Spear(Attack):
     nothing); which products are zero follows from the noise of each row, and a direction is fitted to all its zeros again
     and again; mixtures of examples are told by their zeros; and the last few directions are guessed from all others.
 
-    `chunk`: samples at once. `samples`: after which it gives up, as it does after `seconds`.
+    `chunk`: samples at once, at most. `samples`: after which it gives up, as it does after `seconds`.
 
     A picture's label is the one with which the model gives it the slopes that were found. Where not all directions are found
     there are no pictures, and the labels are those of `auto`. Raises `NotApplicable` where no such layer sees the picture, or
@@ -159,6 +160,7 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     parts = _firm(parts, tolerance)
     rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
     single, expected, screen = rows.float(), expected_samples(units, rank), max(SCREEN, tolerance)
+    chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected))))
     needed = fewest_zeros(units, rank)
     lenient = max(round(LENIENT * needed), rank + 2)
     pool = _Pool(parts.left)
