@@ -27,6 +27,7 @@ ROUNDED = 1e-7  # share of a row's size below which a product is zero
 SLICE = 2048  # directions looked at together
 GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
+EXHAUSTED = 100  # times the expected samples without a new direction, after which there is none
 ENOUGH = 4  # times the expected samples are drawn at once at most: more would find the same directions again and again
 PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples this share of the zeros will do
 
@@ -155,7 +156,7 @@ class _Pool:
 
 
 def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: float, rng: torch.Generator) -> Sampled:
-    """Directions by sampling rows; stops at a choice whose zeros fit the activations, or when there are no more samples."""
+    """Directions by sampling rows; stops at a choice whose zeros fit the activations, or when nothing new is to be had."""
     rank, tolerance = parts.rank, max(1e-7, 30 * parts.unsure * math.sqrt(len(parts.live) / parts.rank))
     parts = _firm(parts, tolerance)
     rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
@@ -164,8 +165,10 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     needed = fewest_zeros(units, rank)
     lenient = max(round(LENIENT * needed), rank + 2)
     pool = _Pool(parts.left)
-    drawn, deadline = 0, time.monotonic() + seconds
+    drawn, newest, score, deadline = 0, 0, 0.0, time.monotonic() + seconds
     while drawn < samples and time.monotonic() < deadline:
+        if score > 0 and drawn - newest > EXHAUSTED * expected:
+            break
         if drawn > PATIENCE * expected:
             needed = lenient
         picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
@@ -183,6 +186,7 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
             fresh |= pool.add(shut)
         pool.cut(CHOICE * rank)  # narrow layers let many mixtures of examples through
         if fresh:
+            newest = drawn
             for shut in _of_one_example(parts, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
                 pool.add(shut)
             chosen, score = _greedy(parts, layer, pool, deadline)
