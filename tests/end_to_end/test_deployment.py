@@ -160,12 +160,17 @@ def test_a_study_that_is_wrong_fails_in_words(deployment, tmp_path):
     assert "Traceback" not in said
 
 
+def _interruptible() -> None:
+    """As from a terminal: a job in the background, as these tests may be, ignores the signal, and so do its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_it_stops_the_run_and_the_next_one_goes_on(deployment, tmp_path):
     out = tmp_path / "run"
     words, environment = deployment.deployed(out, "federation.rounds=400")
     log = tmp_path / "said"
     with log.open("wb") as file:
-        call = subprocess.Popen(words, stdout=file, stderr=file, env=environment, cwd=ROOT)
+        call = subprocess.Popen(words, stdout=file, stderr=file, env=environment, cwd=ROOT, preexec_fn=_interruptible)
     wait_for(lambda: (out / "ledger.sqlite").exists(), deployment)
     call.send_signal(signal.SIGINT)
     assert call.wait(120) == 130, log.read_text()
