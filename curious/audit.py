@@ -20,14 +20,16 @@ from torch import Tensor, nn
 
 from attacks import ATTACKS, Attack, Granted, Observation, Reconstruction
 from attacks.consistency import foreign, misfits
+from attacks.exact.forecast import FORECAST, Forecast, forecasts
 from attacks.workers import Job, run_job
 from learning.catalogue import SettingsError, build
-from learning.tensors import Update, buffers_of, derived_seed, parameters_of
-from learning.training import Training, set_mode
+from learning.tensors import Batch, Update, buffers_of, derived_seed, generator, parameters_of
+from learning.training import Training, local_update, set_mode
 from studies.pictures import data_uri
 
 DEFAULT_ATTACKS = ("auto", "extreme-points", "inverting-gradients")
 MOST_PICTURES = 16  # on the page
+HOPELESS = 0.01  # odds below which no exact attack is among the usual ones
 Kind = Literal["gradient", "delta", "weights"]
 
 
@@ -56,10 +58,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Audit:
-    """`misfits`: what does not fit between update, model and training; `lines`: the attacks; `about`: what was audited."""
+    """`misfits`: what does not fit between update, model and training; `lines`: the attacks; `about`: what was audited.
+
+    `forecasts`: the odds of each exact attack to restore all pictures exactly, said before any attack.
+    """
 
     about: dict[str, str]
     misfits: list[str]
+    forecasts: dict[str, Forecast]
     lines: list[Line]
 
     def write_page(self, path: Path) -> None:
@@ -91,6 +97,7 @@ def audit(
     `model`: as it was sent, fed with pictures in [0, 1] (see `Normalized`). `update`: by parameter name, in that `kind`:
     "weights" are those that came back, from which the delta is taken. `training`: the client's work; a gradient needs none,
     and for others it says the learning rate, the batch size and the epochs or steps. `examples`: how many the client used.
+    The usual attacks are labels by `auto`, `extreme-points`, Inverting Gradients, and the exact attack with the best forecast.
     Attacks are run even where something does not fit, and one that fails is a line of its own. Raises `SettingsError` where
     a kind and a training exclude each other or names and shapes do not fit.
     """
@@ -110,7 +117,8 @@ def audit(
     )
     if unknown := foreign(observation):
         raise SettingsError("the update does not fit the model: " + "; ".join(unknown[:4]))
-    chosen = attacks or {name: build(ATTACKS, {"name": name}) for name in DEFAULT_ATTACKS}
+    odds = _forecasts(observation, seed)
+    chosen = attacks or {name: build(ATTACKS, {"name": name}) for name in (*DEFAULT_ATTACKS, *_best(odds))}
     lines = [_line(name, attack, observation, derived_seed(seed, "audit", name)) for name, attack in chosen.items()]
     size = sum(tensor.numel() for tensor in observation.update.parameters.values())
     about = {
@@ -118,7 +126,31 @@ def audit(
         "update": f"{kind} of {examples} examples, {observation.steps} local steps",
         "pictures": "×".join(map(str, image_shape)) + f", {classes} classes",
     }
-    return Audit(about, misfits(observation), lines)
+    return Audit(about, misfits(observation), odds, lines)
+
+
+def _forecasts(observation: Observation, seed: int) -> dict[str, Forecast]:
+    """By exact attack; random pixels stand in for the client's pictures. A model that cannot be trained on them has no odds."""
+    rng = generator(seed, "audit", "stand-in")
+    some = next(iter(observation.update.parameters.values()))
+    images = torch.rand(observation.examples, *observation.image_shape, generator=rng).to(some)
+    labels = torch.randint(observation.classes, (observation.examples,), generator=rng).to(some.device)
+    stand_in = Batch(images, labels)
+
+    def share() -> Update:
+        return local_update(observation.model, stand_in, observation.training, rng)
+
+    try:
+        return forecasts(observation.model, observation.classes, stand_in, observation.training, share)
+    except (ValueError, RuntimeError) as error:
+        reason = f"no forecast: {error}"
+        return {name: Forecast(0.0, reason) for name in FORECAST}
+
+
+def _best(odds: dict[str, Forecast]) -> list[str]:
+    """The exact attack with the best odds, where it has any."""
+    name = max(odds, key=lambda attack: odds[attack].probability)
+    return [name] if odds[name].probability > HOPELESS else []
 
 
 def _update(model: nn.Module, tensors: Mapping[str, Tensor], kind: Kind) -> Update:

@@ -187,7 +187,7 @@ def audit(
     ] = None,
     page: Annotated[Path, typer.Option("--page", help="Where to write the page.")] = Path("audit.html"),
 ) -> None:
-    """Audits one update of your own model: does it fit, and what does it give away? Writes a page."""
+    """Audits one update of your own model: does it fit, what does it give away, and will it be exact? Writes a page."""
     from curious.audit import Normalized, model_from
     from curious.audit import audit as audited
     from learning.catalogue import SettingsError
@@ -230,6 +230,8 @@ def audit(
         _refuse(str(error))
     for sentence in found.misfits:
         errors.print(f"does not fit: {sentence}", style="yellow", markup=False, soft_wrap=True)
+    for attack, said in found.forecasts.items():
+        console.print(f"forecast of {attack}: {said.probability:.0%}: {said.sentence}", soft_wrap=True, markup=False)
     for line in found.lines:
         console.print(f"{line.attack}: {line.status}: {line.told}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"page {page}", highlight=False, soft_wrap=True, markup=False)

@@ -3,10 +3,15 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import torch
+from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import nn
 
 from attacks import Attack, Observation
+from curious.simulation import InlineGrid
 from defenses import Defense
 from learning.models import MLP
 from learning.tensors import Batch, Update, generator
@@ -54,6 +59,48 @@ def test_the_defense_that_is_shown_defends():
     plain = Update({"w": torch.tensor([1.0, -3.0])})
     shared = cls().share(lambda *_: plain, MLP().build((1, 8, 8), 10, 0), batch_of_one(), torch.Generator())
     assert shared.parameters["w"].tolist() == [2.0, -2.0]
+
+
+def test_the_server_that_is_shown_sees_every_update():
+    names: dict[str, Any] = {}
+    (code,) = [code for code in blocks("python") if "def serve" in code]
+    exec(code, names)
+    client = ClientApp()
+
+    @client.train()
+    def train(message: Message, context: Context) -> Message:
+        torch.manual_seed(context.node_id)
+        model = small()
+        model.load_state_dict(message.content.array_records["arrays"].to_torch_state_dict())
+        batch = Batch(torch.rand(4, 1, 32, 32), torch.tensor([1, 1, 2, 7]))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        torch.nn.functional.cross_entropy(model((batch.images - 0.5) / 0.5), batch.labels).backward()
+        optimizer.step()
+        metrics = MetricRecord({"num-examples": 4})
+        return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
+
+    seen = names["serve"](InlineGrid(client, 2, {}), small)
+    assert len(seen) == 2
+    for one in seen:
+        assert one.found is not None
+        assert one.found.misfits == []
+        assert "labels: 2 × class 1, 1 × class 2, 1 × class 7" in one.found.lines[0].told
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(1024, 16), nn.ReLU(), nn.Linear(16, 10))
+
+
+def test_the_audit_that_is_shown_audits(tmp_path, capsys):
+    names: dict[str, Any] = {}
+    (code,) = [code for code in blocks("python") if "def audited" in code]
+    exec(code, names)
+    model = MLP(width=32).build((3, 32, 32), 10, seed=0)
+    batch = Batch(torch.rand(8, 3, 32, 32, generator=generator("audit")), torch.arange(8))
+    found = names["audited"](model, gradient(model, batch), tmp_path / "audit.html")
+    assert "auto ok labels: 1 × class 0, 1 × class 1" in capsys.readouterr().out
+    assert (tmp_path / "audit.html").stat().st_size > 1000
+    assert found.forecasts
 
 
 def test_every_command_is_explained():

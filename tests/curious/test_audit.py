@@ -57,6 +57,29 @@ def test_a_gradient_that_fits_gives_its_labels_and_no_complaint():
     assert "× class" in found.lines[0].told
 
 
+def test_the_exact_attack_of_the_best_forecast_is_among_the_usual_ones(tmp_path):
+    model = MLP(width=200).build(SHAPE, 10, seed=0).double()
+    batch = Batch(BATCH.images[:4].double(), BATCH.labels[:4])
+    found = audited_as(model, gradient(model, batch), examples=4, attacks=None)
+    best = max(found.forecasts, key=lambda attack: found.forecasts[attack].probability)
+    assert found.forecasts[best].probability > 0.9
+    assert [line.attack for line in found.lines] == ["auto", "extreme-points", "inverting-gradients", best]
+    (exact,) = [line.reconstruction for line in found.lines if line.attack == best]
+    assert exact is not None
+    assert exact.certified is not None
+    assert exact.certified.all()
+    found.write_page(tmp_path / "audit.html")
+    assert f"{found.forecasts[best].probability:.0%}: " in (tmp_path / "audit.html").read_text().replace(" %", "%")
+
+
+def test_what_no_exact_attack_can_do_is_forecast_and_not_tried():
+    sigmoid = MLP(width=16, activation="sigmoid").build(SHAPE, 10, seed=0)
+    found = audited_as(sigmoid, gradient(sigmoid, BATCH), attacks=None)
+    assert {said.probability for said in found.forecasts.values()} == {0.0}
+    assert all("not applicable: " in said.sentence for said in found.forecasts.values())
+    assert [line.attack for line in found.lines] == ["auto", "extreme-points", "inverting-gradients"]
+
+
 def test_weights_that_came_back_are_as_good_as_the_delta():
     delta = local_update(MODEL, BATCH, DELTA, generator("audit")).parameters
     weights = {name: tensor + delta[name] for name, tensor in parameters_of(MODEL).items()}
@@ -169,7 +192,7 @@ def test_the_command_tells_the_labels_and_writes_a_page(here):
     assert ", ".join(f"{count} × class {i}" for i, count in enumerate(counts) if count) in result.output
     assert "one, alone: not applicable: iDLG restores the label of one example" in result.output
     page = lxml.html.fromstring((here / "audit.html").read_text())
-    assert [heading.text for heading in page.xpath("//h2")][1:] == ["auto", "inverting-gradients", "one, alone"]
+    assert [heading.text for heading in page.xpath("//h2")][2:] == ["auto", "inverting-gradients", "one, alone"]
     assert len(page.xpath("//img[starts-with(@src, 'data:image/png;base64,') and @alt]")) == 8
 
 
