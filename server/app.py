@@ -81,12 +81,13 @@ def serve(grid: Grid, ledger: Ledger, resources: Resources, address: str | None 
     `address`: of the Ray cluster that attacks, where Ray does not run yet.
     """
     plan, training_is_over = ledger.plan, threading.Event()
+    # Clients come before attacks: under `flwr run` Flower starts Ray for them in this process, and two starts at once hang.
+    clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
     with ThreadPoolExecutor(1) as executor:
         attacking = None
         if resources.when == "live":
             attacking = executor.submit(attack_all, ledger, resources, training_is_over, address)
         try:
-            clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
             for cell in plan.cells:
                 if not ledger.rounds(cell.index):
                     forecast(ledger, cell)

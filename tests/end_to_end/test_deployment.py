@@ -1,6 +1,7 @@
 """The compose file's profile `deployment` on loopback: its commands as processes, over TLS, with a study handed to them."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -86,6 +87,38 @@ def free_ports(number: int) -> list[int]:
         for held in sockets:
             held.bind(("127.0.0.1", 0))
         return [held.getsockname()[1] for held in sockets]
+
+
+def test_flwr_run_in_the_checkout_simulates_the_study_and_makes_the_report(tmp_path):
+    """Flower's own command and its own Ray, in which the attack workers find a place; nothing is asked but what is shared."""
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= dict.fromkeys(("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"), "1")
+    environment |= {"FLWR_HOME": str(tmp_path / "flwr"), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment |= {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    out, config = tmp_path / "run", tmp_path / "run.toml"
+    asked = {"study": "quick", "out": str(out), "set": "; ".join([*SMALL[:-1], "resources.workers=1"])}
+    config.write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in asked.items()))
+    here = Deployment(tmp_path, 0, environment)
+    try:
+        code, said = here.call(["flwr", "run", str(ROOT), "--run-config", str(config), "--stream"])
+        assert code == 0, said
+        assert f"report {out / 'report.html'}" in said
+    finally:
+        for process in here.processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+    with Ledger(out, write=False) as ledger:
+        counts = ledger.counts()
+        digest = ledger.digest()
+    assert (counts["failed clients"], counts["failed attacks"]) == (0, 0)
+    alone = tmp_path / "alone"
+    changes = [word for change in SMALL for word in ("--set", change)]
+    code, said = here.call(
+        [sys.executable, "-m", "curious", "run", str(ROOT / "studies" / "quick.toml"), "--out", str(alone), *changes]
+    )
+    assert code == 0, said
+    with Ledger(alone, write=False) as ledger:
+        assert ledger.digest() == digest
 
 
 @pytest.fixture(scope="module")
