@@ -159,6 +159,8 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     """Directions by sampling rows; stops at a choice whose zeros fit the activations, or when nothing new is to be had."""
     rank, tolerance = parts.rank, max(1e-7, 30 * parts.unsure * math.sqrt(len(parts.live) / parts.rank))
     parts = _firm(parts, tolerance)
+    if len(parts.live) <= rank:
+        return Sampled(parts.left.new_zeros(rank, 0), 0)
     rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
     single, expected, screen = rows.float(), expected_samples(units, rank), max(SCREEN, tolerance)
     chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected))))

@@ -11,7 +11,7 @@ from attacks import NotApplicable
 from attacks.exact import Spear
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import Split, split
-from attacks.exact.spear import _guessed, _of_one_example, _Pool, _shut, _subsets, expected_samples, fewest_zeros
+from attacks.exact.spear import _guessed, _of_one_example, _Pool, _shut, _subsets, expected_samples, fewest_zeros, sampled
 from learning.models import MLP, LeNet5
 from learning.tensors import generator
 from tests.attacks.exact.test_spear_plus import SHAPE, check_certified, seen
@@ -126,6 +126,14 @@ def test_zeros_are_those_that_noise_explains():
         found = _shut(parts, turned / turned.norm(dim=1, keepdim=True))
         assert found[shut].double().mean() > 0.99
         assert found[~shut].double().mean() < 0.02
+
+
+def test_where_noise_turns_all_rows_but_a_few_nothing_is_found_and_nothing_breaks():
+    end, parts, _, _ = taken_apart(6, 0, width=60)
+    weak = parts.left.clone()
+    weak[3:] *= 1e-9
+    found = sampled(replace(parts, left=weak, unsure=1e-3), end.layers[0], 4096, 10**6, 10.0, generator(0))
+    assert found.directions.shape == (6, 0)
 
 
 def test_of_two_directions_alike_the_pool_keeps_the_one_with_more_zeros():
