@@ -27,7 +27,7 @@ from learning.tensors import Batch, Update, buffers_of, derived_seed, generator,
 from learning.training import Training, local_update, set_mode
 from studies.pictures import data_uri
 
-DEFAULT_ATTACKS = ("auto", "extreme-points", "inverting-gradients")
+DEFAULT_ATTACKS = ("auto", "extreme-points", "inverting-gradients", "feature-inversion")
 MOST_PICTURES = 16  # on the page
 HOPELESS = 0.01  # odds below which no exact attack is among the usual ones
 Kind = Literal["gradient", "delta", "weights"]
@@ -97,7 +97,8 @@ def audit(
     `model`: as it was sent, fed with pictures in [0, 1] (see `Normalized`). `update`: by parameter name, in that `kind`:
     "weights" are those that came back, from which the delta is taken. `training`: the client's work; a gradient needs none,
     and for others it says the learning rate, the batch size and the epochs or steps. `examples`: how many the client used.
-    The usual attacks are labels by `auto`, `extreme-points`, Inverting Gradients, and the exact attack with the best forecast.
+    The usual attacks are labels by `auto`, `extreme-points`, Inverting Gradients, feature inversion, and the exact attack with
+    the best forecast.
     Attacks are run even where something does not fit, and one that fails is a line of its own. Raises `SettingsError` where
     a kind and a training exclude each other or names and shapes do not fit.
     """

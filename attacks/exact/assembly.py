@@ -1,4 +1,4 @@
-"""From directions to pictures: what a layer was given, the layers before it, and the finish against the known model."""
+"""From directions to pictures: what a layer was given, the layers before it and behind it, and the finish against the model."""
 
 from dataclasses import dataclass
 
@@ -47,6 +47,44 @@ def before(layer: Rectified, after: Rectified, known: Inputs) -> Inputs:
     slopes = (after.weight.T @ known.slopes) * (1e-6 * size < known.inputs.T)
     inputs = torch.linalg.lstsq(slopes, layer.gradient[:, : layer.weight.shape[1]]).solution
     return Inputs(inputs, slopes)
+
+
+@dataclass(frozen=True)
+class RunThrough:
+    """What examples explain of the tail's update: their `slopes` at its first layer, and every layer's gradient.
+
+    `gradients`: of the weight, and beside it, as one more column, that of the bias.
+    """
+
+    slopes: Float[Tensor, "units batch"]
+    gradients: list[Float[Tensor, "_ _"]]
+
+
+def run_through(
+    end: Tail, inputs: Float[Tensor, "batch inputs"], labels: Float[Tensor, "batch classes"], examples: int
+) -> RunThrough:
+    """Inputs of the tail's first layer, run through the known layers and back; the loss is a mean over so many examples."""
+    given, answers = [inputs], []
+    for layer in end.layers:
+        answers.append(layer.answers(given[-1]))
+        given.append(answers[-1].clamp_min(0))
+    slopes, gradients = (answers[-1].softmax(1) - labels).T / examples, []
+    for index in range(len(end.layers) - 1, -1, -1):
+        gradients.insert(0, torch.cat([slopes @ given[index], slopes.sum(1, keepdim=True)], 1))
+        if index:
+            slopes = (end.layers[index].weight.T @ slopes) * (answers[index - 1].T > 0)
+    return RunThrough(slopes, gradients)
+
+
+def fitting_labels(end: Tail, known: Inputs, examples: int) -> Float[Tensor, "batch classes"]:
+    """For every example the label with which the layers that it runs through give it its slopes best."""
+    classes = len(end.layers[-1].weight)
+    every = torch.eye(classes).to(known.inputs)
+    distances = [
+        (run_through(end, known.inputs, row.expand(len(known.inputs), -1), examples).slopes - known.slopes).norm(dim=0)
+        for row in every
+    ]
+    return every[torch.stack(distances).argmin(0)]
 
 
 def refined(

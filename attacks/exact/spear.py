@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import inputs_of, refined
+from attacks.exact.assembly import fitting_labels, inputs_of, refined
 from attacks.exact.certificate import certify
-from attacks.exact.layers import Rectified, dtype_of, tail, victim
+from attacks.exact.layers import Rectified, dtype_of, tail
 from attacks.exact.low_rank import Split, split
 from attacks.labels.auto import AutoLabels
 from learning.catalogue import Count, Positive, settings
@@ -29,7 +29,7 @@ GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and p
 CHOICE = 40  # directions kept for each that is needed, the sparsest
 EXHAUSTED = 100  # times the expected samples without a new direction, after which there is none
 ENOUGH = 4  # times the expected samples are drawn at once at most: more would find the same directions again and again
-PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples this share of the zeros will do
+PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples, and every doubling, this share of the zeros will do
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Spear(Attack):
                 verdict=f"{found.directions.shape[1]} of {observation.examples} directions were found: {expected}",
             )  # fmt: skip
         known = inputs_of(first, parts, found.directions)
-        rows = _fitting_labels(observation, end.pictures(known.inputs, observation.image_shape), known.slopes, first.name)
+        rows = fitting_labels(end, known, observation.examples)
         pictures = refined(observation, end, known.inputs, rows)
         certificate = certify(observation, end, parts, pictures, rows)
         return Reconstruction(
@@ -164,15 +164,15 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
     single, expected, screen = rows.float(), expected_samples(units, rank), max(SCREEN, tolerance)
     chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected))))
-    needed = fewest_zeros(units, rank)
-    lenient = max(round(LENIENT * needed), rank + 2)
+    usual = needed = fewest_zeros(units, rank)
     pool = _Pool(parts.left)
     drawn, newest, score, deadline = 0, 0, 0.0, time.monotonic() + seconds
     while drawn < samples and time.monotonic() < deadline:
         if score > 0 and drawn - newest > EXHAUSTED * expected:
             break
         if drawn > PATIENCE * expected:
-            needed = lenient
+            doublings = math.floor(math.log2(drawn / (PATIENCE * expected)))
+            needed = max(round(LENIENT ** (1 + doublings) * usual), rank + 2)
         picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
         drawn += chunk
         vectors = _orthogonal(single[picks])
@@ -301,25 +301,3 @@ def _matching(parts: Split, layer: Rectified, directions: Tensor) -> float:
     assert layer.bias is not None
     opened = inputs @ layer.weight[parts.live].T + layer.bias[parts.live] > 0
     return float((opened != _shut(parts, directions.T)).double().mean())
-
-
-def _fitting_labels(observation: Observation, pictures: Tensor, slopes: Tensor, name: str) -> Float[Tensor, "batch classes"]:
-    """For every picture the label with which the model gives it those slopes best."""
-    model, classes = victim(observation), observation.classes
-    outputs: list[Tensor] = []
-
-    def remember(_: torch.nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
-        outputs.append(output)
-
-    hook = model.get_submodule(name).register_forward_hook(remember)
-    try:
-        distances = []
-        for own in range(classes):
-            outputs.clear()
-            target = torch.full((len(pictures),), own, device=pictures.device)
-            loss = torch.nn.functional.cross_entropy(model(pictures), target, reduction="sum") / observation.examples
-            (slope,) = torch.autograd.grad(loss, outputs[0])
-            distances.append((slope.T - slopes).norm(dim=0))
-    finally:
-        hook.remove()
-    return torch.nn.functional.one_hot(torch.stack(distances).argmin(0), classes).to(pictures)

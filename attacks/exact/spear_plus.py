@@ -50,17 +50,16 @@ class SpearPlus(Attack):
             raise NotApplicable("no linear layer feeds the last one through ReLU")
         hidden, last = end.layers[-2:]
         parts = split(hidden.gradient, observation.examples)
+        return assembled(observation, end, parts, self.directions(observation, parts, hidden, last, rng), rng)
+
+    def directions(
+        self, observation: Observation, parts: Split, hidden: Rectified, last: Rectified, rng: torch.Generator
+    ) -> Found:
+        """Directions at the last hidden layer, until there are as many as the rank, or all passes are over."""
         # several steps change the slopes a little from one to the next: what is found is near, and refined afterwards
         tolerance = max(1e-8, 20 * parts.unsure, rounding(observation), SEVERAL if observation.steps > 1 else 0.0)
-        found = self._found(parts, hidden, last, observation.examples, tolerance, rng)
-        return assembled(observation, end, parts, found, rng)
-
-    def _found(
-        self, parts: Split, hidden: Rectified, last: Rectified, examples: int, tolerance: float, rng: torch.Generator
-    ) -> Found:
-        """Directions, until there are as many as the rank."""
         outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
-        counts = expected_counts(last, answer, examples)
+        counts = expected_counts(last, answer, observation.examples)
         found, began = nothing(parts, classes), time.monotonic()
         for turn in range(self.rounds):
             reflections = self.reflections * min(1 + turn, LONGEST)

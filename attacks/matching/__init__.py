@@ -3,6 +3,7 @@
 from attacks.attack import Attack
 from attacks.matching.dimitrov import Dimitrov
 from attacks.matching.dlg import DLG
+from attacks.matching.feature_inversion import FeatureInversion
 from attacks.matching.geng_images import GengImages
 from attacks.matching.gradinversion import GradInversion
 from attacks.matching.inverting_gradients import InvertingGradients
@@ -13,6 +14,7 @@ MATCHING: dict[str, type[Attack]] = {
     "inverting-gradients": InvertingGradients,
     "gradinversion": GradInversion,
     "geng-images": GengImages,
+    "feature-inversion": FeatureInversion,
     "dimitrov": Dimitrov,
     "sme": SME,
 }

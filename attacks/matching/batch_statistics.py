@@ -4,12 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attacks.attack import Observation
-from attacks.matching.victim import Victim
+from attacks.matching.victim import Victim, layer_inputs
 from learning.tensors import Tensors
 
 
@@ -56,28 +55,15 @@ def statistics_distance(victim: Victim, known: Statistics) -> Callable[[Tensor],
     Means count in units of the known deviation, variances in units of the known variance. It leaves hooks on the victim's
     model, which is the attack's own.
     """
-    inputs: dict[str, Tensor] = {}
-    modules = dict(victim.model.named_modules())
-    for name in known.means:
-        modules[name].register_forward_pre_hook(_remember(inputs, name))
+    inputs_for = layer_inputs(victim, known.means)
 
     def distance(images: Tensor) -> Tensor:
-        inputs.clear()
-        functional_call(victim.model, victim.weights, (images,))
-        away = []
+        inputs, away = inputs_for(images), []
         for name, mean in known.means.items():
             variance = known.variances[name].to(images).clamp_min(1e-5)
             over = [axis for axis in range(inputs[name].ndim) if axis != 1]
             away.append((inputs[name].mean(over) - mean.to(images)).square() / variance)
             away.append((inputs[name].var(over) / variance - 1).square())
-        inputs.clear()
         return torch.cat(away).mean()
 
     return distance
-
-
-def _remember(inputs: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
-        inputs[name] = given[0]
-
-    return hook

@@ -1,7 +1,7 @@
 """The gradient that the client would have shared, had it held these pictures and labels."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -65,6 +65,29 @@ def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
 def gradient_of(observation: Observation, dtype: torch.dtype) -> GradientOf:
     """The victim's gradient as a function that can be differentiated once more."""
     return victim_of(observation, dtype).gradient
+
+
+def layer_inputs(victim: Victim, names: Iterable[str]) -> Callable[[Tensor], Tensors]:
+    """A function of pictures, to what each of those layers is given for them. It leaves hooks on the victim's model."""
+    inputs: Tensors = {}
+    modules = dict(victim.model.named_modules())
+
+    def remember(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            inputs[name] = given[0]
+
+        return hook
+
+    for name in names:
+        modules[name].register_forward_pre_hook(remember(name))
+
+    def seen(images: Tensor) -> Tensors:
+        functional_call(victim.model, victim.weights, (images,))
+        found = dict(inputs)
+        inputs.clear()
+        return found
+
+    return seen
 
 
 @torch.no_grad()

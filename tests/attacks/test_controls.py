@@ -22,8 +22,8 @@ from attacks.labels import (
     RankOneLabels,
     SoftLabels,
 )
-from attacks.matching import DLG, SME, Dimitrov, GengImages, GradInversion, InvertingGradients
-from learning.models import MLP, ConvNet, LeNet
+from attacks.matching import DLG, SME, Dimitrov, FeatureInversion, GengImages, GradInversion, InvertingGradients
+from learning.models import MLP, ConvNet, LeNet, LeNet5
 from learning.tensors import generator
 from learning.training import Training
 from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
@@ -46,6 +46,7 @@ QUICK: dict[str, Attack] = {
     "geng-images": GengImages(iterations=4),
     "dimitrov": Dimitrov(iterations=4),
     "sme": SME(iterations=4, restarts=2),
+    "feature-inversion": FeatureInversion(iterations=4, seconds=2),
     "extreme-points": ExtremePoints(tries=4),
     "linear": Linear(),
     "spear": Spear(chunk=1024, samples=4096),
@@ -58,7 +59,7 @@ QUICK: dict[str, Attack] = {
 # For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
 CHOOSY = (
     "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "extreme-points", "linear",
-    "spear", "spear-plus", "peeling",
+    "spear", "spear-plus", "peeling", "feature-inversion",
 )  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
@@ -74,6 +75,7 @@ CASES = {
     "one example": (LeNet(), SHAPE, 1, Training()),
     "one example, MLP": (MLP(), SHAPE, 1, Training()),
     "delta": (MLP(), SHAPE, 3, Training(shared="delta", batch_size=2, epochs=2, learning_rate=0.01)),
+    "linear layers behind convolutions": (LeNet5(), (1, 16, 16), 3, Training()),
     "BatchNorm in train mode": (ConvNet(width=2), (3, 9, 9), 3, IN_TRAIN_MODE),
 }
 
