@@ -3,9 +3,10 @@
 Nothing here or below knows the client's data: see the import contracts in `pyproject.toml`.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -97,6 +98,21 @@ class Observation:
         """How many local steps the client made."""
         return self.training.local_steps(self.examples)
 
+    def on(self, device: torch.device) -> "Observation":
+        """The same with the model and all tensors on that device; what is there already is not copied."""
+
+        def moved(tensors: Tensors) -> Tensors:
+            return {name: tensor.to(device) for name, tensor in tensors.items()}
+
+        granted = {name: getattr(self.granted, name) for name in ("labels", "public", "public_labels")}
+        return replace(
+            self,
+            model=copy.deepcopy(self.model).to(device),
+            update=replace(self.update, parameters=moved(self.update.parameters), buffers=moved(self.update.buffers)),
+            granted=replace(self.granted, **moved({name: tensor for name, tensor in granted.items() if tensor is not None})),
+            earlier=tuple(one.on(device) for one in self.earlier),
+        )
+
     def gradient(self) -> Tensors:
         """The gradient that the update stands for, by parameter name: its sign and scale are those of a mean gradient.
 
@@ -141,6 +157,16 @@ class Reconstruction:
     identifiable: bool | None = None
     verdict: str = ""
     certified: Bool[Tensor, " batch"] | None = None
+
+    def on_cpu(self) -> "Reconstruction":
+        """The same with all tensors in the machine's memory."""
+        pair = self.counts_interval
+        here = {name: getattr(self, name) for name in ("images", "labels", "certified")}
+        return replace(
+            self,
+            **{name: tensor.cpu() for name, tensor in here.items() if tensor is not None},
+            counts_interval=None if pair is None else (pair[0].cpu(), pair[1].cpu()),
+        )
 
 
 class Attack(ABC):

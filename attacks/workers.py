@@ -128,15 +128,23 @@ def stop_ray() -> None:
 class Worker:
     """What a Ray actor is made of."""
 
-    def __init__(self, threads: int):
+    def __init__(self, threads: int, gpus: float = 0.0):
         torch.set_num_threads(threads)
+        self._device = torch.device("cuda") if gpus > 0 and torch.cuda.is_available() else None  # the one that Ray leaves it
 
     def ready(self) -> None:
         """Answers once the worker is up."""
 
     def run(self, job: Job, *parts: Any) -> Outcome:
         """Does a job whose observation was left without its large parts, which come beside it."""
-        return run_job(_with_parts(job, parts))
+        job = _with_parts(job, parts)
+        return run_job(job) if self._device is None else run_on(self._device, job)
+
+
+def run_on(device: torch.device, job: Job) -> Outcome:
+    """Does the work on that device, and brings what it found back from there."""
+    outcome = run_job(replace(job, observation=job.observation.on(device)))
+    return outcome if outcome.reconstruction is None else replace(outcome, reconstruction=outcome.reconstruction.on_cpu())
 
 
 def _parts(job: Job) -> tuple[Any, ...]:
@@ -183,6 +191,8 @@ class _Running:
 
 class RayPool(Pool):
     """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
+
+    A worker that is given a fraction attacks on its GPU; one without computes on processors.
 
     Models, updates and public pictures go into Ray's object store once, however many jobs are about them: jobs are to hold the
     same objects, not equal ones.
@@ -256,7 +266,7 @@ class RayPool(Pool):
         enough = ray.cluster_resources().get(RESOURCE, 0) >= len(self._workers)  # fewer, where a machine is gone
         resources = {RESOURCE: 1} if enough else {}
         options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": resources, "max_restarts": 0}
-        self._workers[worker] = ray.remote(Worker).options(**options).remote(self._threads)  # pyright: ignore
+        self._workers[worker] = ray.remote(Worker).options(**options).remote(self._threads, self._gpus)  # pyright: ignore
         self._starting[self._workers[worker].ready.remote()] = (worker, time.monotonic() + START)
 
     def _came_up(self, reference: Any) -> list[Outcome]:

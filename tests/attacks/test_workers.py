@@ -11,7 +11,8 @@ import ray
 import torch
 
 from attacks import Attack, Granted, NotApplicable, Null, Observation, Reconstruction
-from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, start_ray, stop_ray
+from attacks.matching import InvertingGradients
+from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, run_on, start_ray, stop_ray
 from learning.catalogue import settings
 from learning.models import MLP
 from learning.tensors import Batch, Update
@@ -93,6 +94,30 @@ def test_an_attacks_exception_and_its_refusal_are_outcomes():
     declined = run_job(Job("b", Declines(), seen, 0))
     assert (declined.status, declined.reason) == ("not applicable", "there is no such layer")
     assert run_job(Job("c", Null(), seen, 0)).status == "ok"
+
+
+def test_an_observation_moves_whole_and_its_original_stays():
+    granted = Granted(labels=torch.tensor([3]), public=torch.rand(2, 1, 8, 8), public_labels=torch.tensor([1, 2]))
+    seen = replace(observation(), granted=granted, earlier=(observation(),))
+    moved = seen.on(torch.device("meta"))
+    for one, device in ((moved, "meta"), (moved.earlier[0], "meta"), (seen, "cpu"), (seen.earlier[0], "cpu")):
+        given = one.granted
+        tensors = [*one.model.parameters(), *one.model.buffers(), *one.update.parameters.values(), *one.update.buffers.values()]
+        tensors += [tensor for tensor in (given.labels, given.public, given.public_labels) if tensor is not None]
+        assert {tensor.device.type for tensor in tensors} == {device}
+    assert moved.granted.public_labels is not None
+    assert moved.granted.defense is None
+
+
+def test_an_attack_on_a_device_finds_the_same_and_brings_it_back():
+    job = Job("a", InvertingGradients(iterations=3), observation(), 1)
+    here, there = run_job(job).reconstruction, run_on(torch.device("cpu"), job).reconstruction
+    assert here is not None
+    assert there is not None
+    assert here.images is not None
+    assert there.images is not None
+    assert torch.equal(here.images, there.images)
+    assert here.loss == there.loss
 
 
 def test_the_seed_decides_the_outcome():

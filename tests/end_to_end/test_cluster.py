@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 
 import pytest
+import ray
 from ray.cluster_utils import Cluster
 
 from attacks.workers import RESOURCE
@@ -17,13 +18,13 @@ SMALL = ["--set", 'defenses=["none"]', "--set", "start.after_rounds=4"]
 
 
 @contextlib.contextmanager
-def cluster_of_three() -> Iterator[tuple[Cluster, list]]:
-    """A head that computes nothing, and two machines with a processor and room for an attack worker each."""
+def cluster_of_three(**each) -> Iterator[tuple[Cluster, list]]:
+    """A head that computes nothing, and two machines with a processor and room for an attack worker `each`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         try:
-            yield cluster, [cluster.add_node(num_cpus=1, resources={RESOURCE: 1}) for _ in range(2)]
+            yield cluster, [cluster.add_node(num_cpus=1, resources={RESOURCE: 1}, **each) for _ in range(2)]
         finally:
             cluster.shutdown()
 
@@ -53,6 +54,24 @@ def test_a_machine_that_dies_at_the_start_or_in_the_middle_changes_nothing(whole
         finally:
             process.kill()
     assert process.returncode == 0, complained
+    assert (contents(out), ledger_line(told)) == whole
+
+
+def test_fractions_of_gpus_are_taken_from_the_cluster_and_change_nothing_where_there_is_no_real_one(whole, tmp_path):
+    """What Ray counts as a GPU is none here: that they are shared is seen, and that they compute is not."""
+    out, shares = tmp_path / "run", ["--set", "resources.worker_gpus=0.5", "--set", "resources.client_gpus=0.5"]
+    with cluster_of_three(num_gpus=1) as (cluster, _):
+        process = started(out, *SMALL, *shares, "--address", cluster.address, "--workers", "2")
+        try:
+            ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+            wait_for(lambda: has_results(out, 1))
+            left = ray.available_resources().get("GPU", 0.0)
+            told, complained = process.communicate(timeout=600)
+        finally:
+            process.kill()
+            ray.shutdown()
+    assert process.returncode == 0, complained
+    assert left == 0.0, "of two, the two workers have one half each, and the two clients the others"
     assert (contents(out), ledger_line(told)) == whole
 
 
