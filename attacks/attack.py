@@ -99,7 +99,7 @@ class Observation:
         return self.training.local_steps(self.examples)
 
     def on(self, device: torch.device) -> "Observation":
-        """The same with the model and all tensors on that device; what is there already is not copied."""
+        """The same with a copy of the model, and all tensors, on that device."""
 
         def moved(tensors: Tensors) -> Tensors:
             return {name: tensor.to(device) for name, tensor in tensors.items()}

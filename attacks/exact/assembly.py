@@ -49,6 +49,13 @@ def before(layer: Rectified, after: Rectified, known: Inputs) -> Inputs:
     return Inputs(inputs, slopes)
 
 
+def walked_back(end: Tail, place: int, known: Inputs) -> Inputs:
+    """The inputs of the tail's first layer, from those of the layer at that place."""
+    for index in range(place - 1, -1, -1):
+        known = before(end.layers[index], end.layers[index + 1], known)
+    return known
+
+
 @dataclass(frozen=True)
 class RunThrough:
     """What examples explain of the tail's update: their `slopes` at its first layer, and every layer's gradient.

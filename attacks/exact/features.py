@@ -1,6 +1,5 @@
 """What a network's convolutions make of every picture: the inputs of its first linear layer, from that layer's gradient."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.exact.assembly import Inputs, before, fitting_labels, inputs_of, run_through
+from attacks.exact.assembly import Inputs, fitting_labels, inputs_of, run_through, walked_back
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import split
 from attacks.exact.spear import Spear, sampled
@@ -61,9 +60,6 @@ def features_of(observation: Observation, seconds: float, rng: torch.Generator) 
     raise NotApplicable(f"the gradient of '{first.name}' was not taken apart into {observation.examples} examples")
 
 
-Way = Callable[[Observation, Tail, float, torch.Generator], Inputs | None]
-
-
 def _alone(observation: Observation, end: Tail, seconds: float, rng: torch.Generator) -> Inputs | None:
     return inputs_of(end.layers[0], parts := split(end.layers[0].gradient, 1), parts.left.new_ones(1, 1))
 
@@ -82,10 +78,7 @@ def _searched(observation: Observation, end: Tail, seconds: float, rng: torch.Ge
     found = SpearPlus(seconds=seconds).directions(observation, parts, hidden, last, rng).directions
     if found.shape[1] != observation.examples:
         return None
-    known = inputs_of(hidden, parts, found)
-    for index in range(len(end.layers) - 3, -1, -1):
-        known = before(end.layers[index], end.layers[index + 1], known)
-    return known
+    return walked_back(end, len(end.layers) - 2, inputs_of(hidden, parts, found))
 
 
 def _remainder(end: Tail, inputs: Tensor, labels: Tensor, examples: int) -> float:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.exact.assembly import Inputs, before
+from attacks.exact.assembly import Inputs, walked_back
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, Tail, dtype_of, entry, tail, victim
 from attacks.exact.low_rank import split
@@ -84,10 +84,7 @@ def _soft_label(observation: Observation) -> Float[Tensor, "1 classes"]:
 def _walked(end: Tail, label: Float[Tensor, " classes"]) -> Float[Tensor, "1 pixels"]:
     """The first layer's input, from the last layer's errors and features backwards."""
     last = end.layers[-1]
-    known = _features(last, label.to(last.weight))
-    for index in range(len(end.layers) - 2, -1, -1):
-        known = before(end.layers[index], end.layers[index + 1], known)
-    return known.inputs
+    return walked_back(end, len(end.layers) - 1, _features(last, label.to(last.weight))).inputs
 
 
 def _features(last: Rectified, label: Float[Tensor, " classes"]) -> Inputs:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import before, inputs_of, refined
+from attacks.exact.assembly import inputs_of, refined, walked_back
 from attacks.exact.certificate import certify
 from attacks.exact.completion import completed
 from attacks.exact.layers import Rectified, Tail, dtype_of, tail
@@ -120,9 +120,7 @@ def assembled(observation: Observation, end: Tail, parts: Split, found: Found, r
     if end.slope is None:
         word = f"{parts.rank} of {observation.examples} labels are read off the update; the pictures stand behind other layers"
         return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)
-    known = inputs_of(end.layers[-2], parts, found.directions)
-    for index in range(len(end.layers) - 3, -1, -1):
-        known = before(end.layers[index], end.layers[index + 1], known)
+    known = walked_back(end, len(end.layers) - 2, inputs_of(end.layers[-2], parts, found.directions))
     rows = label_rows(found.classes, observation.classes).to(known.inputs)
     pictures = refined(observation, end, known.inputs, rows)
     first = parts if len(end.layers) == 2 else split(end.layers[0].gradient, observation.examples)
