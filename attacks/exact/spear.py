@@ -189,8 +189,9 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         pool.cut(CHOICE * rank)  # narrow layers let many mixtures of examples through
         if fresh:
             newest = drawn
-            for shut in _of_one_example(parts, _guessed(rows, parts, layer, pool, needed, rng), tolerance, needed):
-                pool.add(shut)
+            while any([pool.add(shut) for shut in _guessed(rows, parts, layer, pool, tolerance, needed, rng)]):
+                if time.monotonic() > deadline:  # with every one that is found, there is less to guess
+                    break
             chosen, score = _greedy(parts, layer, pool, deadline)
             if score > 1 - UNSETTLED / rank:
                 return Sampled(pool.directions[:, chosen], drawn)
@@ -255,24 +256,28 @@ def _shut(parts: Split, directions: Float[Tensor, "found rank"], deviations: flo
     return (directions @ parts.left.T).abs() < deviations * noise + ROUNDED * parts.left.norm(dim=1)
 
 
-def _guessed(rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, needed: int, rng: torch.Generator) -> Tensor:
-    """Directions that the last few examples may have, given those of all others; none where more are missing.
+def _guessed(
+    rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, tolerance: float, needed: int, rng: torch.Generator
+) -> Bool[Tensor, "kept live"]:
+    """Which rows the last few examples may shut, given the directions of all others; none where more are missing.
 
     An example's input, as a combination of the split's right factor, is orthogonal to the others' directions, and the bias
-    column scales it. With one missing that is the input; with more, points are drawn where it must lie. The units that it
-    shuts most firmly give the direction.
+    column scales it. With one missing that is the input, and all that it shuts gives the direction, however little that is;
+    with more, points are drawn where it must lie, and the units that each shuts most firmly give one.
     """
     others = pool.directions[:, pool.independent()]
     missing = parts.rank - others.shape[1]
     if not 0 < missing <= GUESSED:
-        return rows[:0]
+        return torch.zeros(0, len(rows), dtype=torch.bool, device=rows.device)
     complement = torch.linalg.qr(others, mode="complete")[0][:, -missing:]
     points = torch.ones(1, 1) if missing == 1 else torch.randn(GUESSES, missing, generator=rng)
     inputs = points.to(rows) @ complement.T @ parts.right
     assert layer.bias is not None
     answers = inputs[:, :-1] / inputs[:, -1:] @ layer.weight[parts.live].T + layer.bias[parts.live]
-    shut = rows[answers.topk(needed, dim=1, largest=False).indices]
-    return torch.linalg.eigh(shut.mT @ shut).eigenvectors[:, :, 0]
+    taken = max(int((answers < 0).sum()), parts.rank) if missing == 1 else needed
+    shut = rows[answers.topk(taken, dim=1, largest=False).indices]
+    directions = torch.linalg.eigh(shut.mT @ shut).eigenvectors[:, :, 0]
+    return _of_one_example(parts, directions, tolerance, parts.rank if missing == 1 else needed)
 
 
 def _greedy(parts: Split, layer: Rectified, pool: _Pool, deadline: float) -> tuple[list[int], float]:

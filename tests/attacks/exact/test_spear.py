@@ -91,10 +91,23 @@ def test_the_last_directions_are_guessed_from_the_others(missing):
         pool = _Pool(parts.left)
         for direction in directions[missing:]:
             assert pool.add((rows @ direction).abs() < 1e-9)
-        guesses = _guessed(rows, parts, end.layers[0], pool, fewest_zeros(len(rows), 10), generator(seed))
-        cosines = (guesses @ directions.T).abs()
-        assert (cosines[:, :missing].amax(0) > 1 - 1e-9).any()
-        assert len(_guessed(rows, parts, end.layers[0], _Pool(parts.left), 20, generator(seed))) == 0
+        needed = fewest_zeros(len(rows), 10)
+        guesses = _guessed(rows, parts, end.layers[0], pool, 1e-7, needed, generator(seed))
+        found = torch.stack([torch.linalg.svd(rows[own])[2][-1] for own in guesses])
+        assert ((found @ directions.T).abs()[:, :missing].amax(0) > 1 - 1e-9).any()
+        assert len(_guessed(rows, parts, end.layers[0], _Pool(parts.left), 1e-7, 20, generator(seed))) == 0
+
+
+def test_the_last_direction_is_found_though_its_example_shuts_fewer_units_than_are_asked_for():
+    end, parts, shut, directions = taken_apart(10, 0, width=100)
+    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+    last = int(shut.sum(1).argmin())
+    pool = _Pool(parts.left)
+    for direction in directions[torch.arange(10) != last]:
+        assert pool.add((rows @ direction).abs() < 1e-9)
+    more = int(shut[last].sum()) + 5
+    (guess,) = _guessed(rows, parts, end.layers[0], pool, 1e-7, more, generator(0))
+    assert guess.tolist() == shut[last].tolist()
 
 
 @pytest.mark.parametrize("noise", [1e-6, 1e-5, 1e-4])
