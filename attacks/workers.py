@@ -8,7 +8,7 @@ import sys
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.helpers import Helpers, with_helpers
 from learning.tensors import Update
 
 RESOURCE = "curious_attack"
@@ -126,19 +127,67 @@ def stop_ray() -> None:
 
 
 class Worker:
-    """What a Ray actor is made of."""
+    """What a Ray actor is made of: a worker, which has as many of its kind to help it as are asked for."""
 
-    def __init__(self, threads: int, gpus: float = 0.0):
+    def __init__(self, threads: int, gpus: float = 0.0, resources: dict[str, float] | None = None, helpers: int = 0):
         torch.set_num_threads(threads)
         self._device = torch.device("cuda") if gpus > 0 and torch.cuda.is_available() else None  # the one that Ray leaves it
+        self._helpers = _RayHelpers([_actor(threads, gpus, resources or {}, restarts=-1) for _ in range(helpers)])
 
     def ready(self) -> None:
-        """Answers once the worker is up."""
+        """Answers once the worker and its helpers are up."""
+        ray.get([actor.ready.remote() for actor in self._helpers.actors])
 
     def run(self, job: Job, *parts: Any) -> Outcome:
         """Does a job whose observation was left without its large parts, which come beside it."""
         job = _with_parts(job, parts)
-        return run_job(job) if self._device is None else run_on(self._device, job)
+        with with_helpers(self._helpers):
+            return run_job(job) if self._device is None else run_on(self._device, job)
+
+    def part(self, work: Callable[..., Any], given: tuple[Any, ...], part: Any) -> Any:
+        """Does a part of another worker's job."""
+        return work(*given, part)
+
+
+def _actor(threads: int, gpus: float, resources: dict[str, float], restarts: int, helpers: int = 0) -> Any:
+    options = {"num_cpus": 0, "num_gpus": gpus, "resources": resources, "max_restarts": restarts}
+    return ray.remote(Worker).options(**options).remote(threads, gpus, resources, helpers)  # pyright: ignore
+
+
+class _RayHelpers(Helpers):
+    """Workers that Ray starts again where they die, and ends with the one that they help."""
+
+    def __init__(self, actors: list[Any]):
+        self.actors, self.count = actors, len(actors)
+        self._given: tuple[tuple[Any, ...] | None, Any] = (None, None)
+
+    def call(self, work: Callable[..., Any], given: tuple[Any, ...], each: Sequence[Any]) -> list[Any]:
+        theirs = self._begun(work, given, each[1:])
+        return [*[work(*given, part) for part in each[:1]], *[answer() for answer in theirs]]
+
+    def turns(self, work: Callable[..., Any], given: tuple[Any, ...], part: Callable[[], Any]) -> Iterator[list[Any]]:
+        ahead = self._begun(work, given, [part() for _ in self.actors])
+        while True:
+            theirs, ahead = ahead, self._begun(work, given, [part() for _ in self.actors])
+            yield [work(*given, part()), *[answer() for answer in theirs]]
+
+    def _begun(self, work: Callable[..., Any], given: tuple[Any, ...], parts: Sequence[Any]) -> list[Callable[[], Any]]:
+        """The parts are with the helpers; what waits for their answers, and does the part of one that is lost itself."""
+        if self._given[0] is not given:
+            self._given = given, ray.put(given)
+
+        def begun(actor: Any, part: Any) -> Callable[[], Any]:
+            reference = actor.part.remote(work, self._given[1], part)
+
+            def answer() -> Any:
+                try:
+                    return ray.get(reference)
+                except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError):
+                    return work(*given, part)
+
+            return answer
+
+        return [begun(actor, part) for actor, part in zip(self.actors, parts, strict=False)]
 
 
 def run_on(device: torch.device, job: Job) -> Outcome:
@@ -192,7 +241,8 @@ class _Running:
 class RayPool(Pool):
     """`workers` Ray actors of `threads` threads and a fraction of a GPU each, with a bounded queue before them.
 
-    A worker that is given a fraction attacks on its GPU; one without computes on processors.
+    Each has so many `helpers`, actors of the same kind, for attacks whose work falls into parts. A worker that is given a
+    fraction attacks on its GPU; one without computes on processors.
 
     Models, updates and public pictures go into Ray's object store once, however many jobs are about them: jobs are to hold the
     same objects, not equal ones.
@@ -202,9 +252,9 @@ class RayPool(Pool):
     fails one job where no other worker is up.
     """
 
-    def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float):
+    def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float, helpers: int = 0):
         self.capacity = max(queue, workers)
-        self._threads, self._gpus, self._timeout = threads, gpus, timeout
+        self._threads, self._gpus, self._helpers, self._timeout = threads, gpus, helpers, timeout
         self._workers: list[Any] = [None] * workers
         self._starting: dict[Any, tuple[int, float]] = {}
         self._idle: list[int] = []
@@ -263,10 +313,10 @@ class RayPool(Pool):
         return [Outcome(running.job.key, "failed", f"{reason}, and so did the one that tried again")]
 
     def _start(self, worker: int) -> None:
-        enough = ray.cluster_resources().get(RESOURCE, 0) >= len(self._workers)  # fewer, where a machine is gone
-        resources = {RESOURCE: 1} if enough else {}
-        options = {"num_cpus": 0, "num_gpus": self._gpus, "resources": resources, "max_restarts": 0}
-        self._workers[worker] = ray.remote(Worker).options(**options).remote(self._threads, self._gpus)  # pyright: ignore
+        wanted = len(self._workers) * (1 + self._helpers)
+        enough = ray.cluster_resources().get(RESOURCE, 0) >= wanted  # fewer, where a machine is gone
+        resources = {RESOURCE: 1.0} if enough else {}
+        self._workers[worker] = _actor(self._threads, self._gpus, resources, 0, self._helpers)
         self._starting[self._workers[worker].ready.remote()] = (worker, time.monotonic() + START)
 
     def _came_up(self, reference: Any) -> list[Outcome]:

@@ -56,7 +56,7 @@ def simulate(
     def main(grid: Grid, context: Context) -> None:
         serve(grid if on_loss is None else _Watched(grid, on_loss), ledger, resources)
 
-    start_ray(cpus=max(os.cpu_count() or 1, resources.client_cpus), workers=resources.workers, address=address)
+    start_ray(cpus=max(os.cpu_count() or 1, resources.client_cpus), workers=resources.attackers, address=address)
     try:
         run_simulation(
             server_app=server,

@@ -110,8 +110,10 @@ def make_pool(resources: Resources, address: str | None = None) -> Pool:
     """The workers that are asked for; Ray is started where it is not running yet."""
     if resources.engine == "inline":
         return InlinePool(resources.threads)
-    start_ray(cpus=os.cpu_count() or 1, workers=resources.workers, address=address)
-    return RayPool(resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout)
+    start_ray(cpus=os.cpu_count() or 1, workers=resources.attackers, address=address)
+    return RayPool(
+        resources.workers, resources.threads, resources.worker_gpus, resources.queue, resources.timeout, resources.helpers
+    )
 
 
 def ask_clients(grid: Grid, expected: int, timeout: float = 300.0) -> dict[int, int]:

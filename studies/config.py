@@ -106,6 +106,7 @@ class Resources(Table):
     process, one after the other, which is faster where a client's step takes less than its messages; "inline" runs everything
     in one process, for debugging.
     `when`: attacks run "live", while training goes on, or "after" it. `workers`: attack workers; `threads`: of each.
+    `helpers`: further workers, of each of these, for the attacks whose work can be split (`spear`, `spear-plus`): in Ray.
     `worker_gpus`, `client_gpus`: fractions of a GPU of each worker and client. `client_cpus`: of each client.
     `queue`: attacks in flight at most. `timeout`: seconds after which one attack is given up.
     """
@@ -114,11 +115,25 @@ class Resources(Table):
     when: Literal["live", "after"] = "live"
     workers: Count = 1
     threads: Count = 1
+    helpers: Index = 0
     worker_gpus: NotNegative = 0.0
     client_cpus: Count = 1
     client_gpus: NotNegative = 0.0
     queue: Count = 8
     timeout: Positive = 3600.0
+
+    @property
+    def attackers(self) -> int:
+        """Attack workers and their helpers."""
+        return self.workers * (1 + self.helpers)
+
+    @pydantic.model_validator(mode="after")
+    def _helpers_are_in_ray(self) -> Self:
+        if self.helpers and self.engine == "inline":
+            raise ValueError(
+                f'helpers = {self.helpers}: they are in Ray; choose engine = "ray" or "ray-attacks", or no helpers'
+            )
+        return self
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from attacks.exact.assembly import fitting_labels, inputs_of, refined
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, dtype_of, tail
 from attacks.exact.low_rank import Split, split
+from attacks.helpers import Nobody, helpers
 from attacks.labels.auto import AutoLabels
 from learning.catalogue import Count, Positive, settings
 
@@ -25,6 +26,7 @@ FITS = (50.0, 15.0, 5.0, 5.0)  # deviations of the noise below which a product i
 UNSETTLED = 0.03  # share of an example's activations that noise may leave in doubt
 ROUNDED = 1e-7  # share of a row's size below which a product is zero
 SLICE = 2048  # directions looked at together
+SHARED = 4096  # samples at once from which on helpers draw as many
 GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
 EXHAUSTED = 100  # times the expected samples without a new direction, after which there is none
@@ -47,7 +49,7 @@ class Spear(Attack):
     Where an example leaves a unit shut, its column of the slopes is zero; as many such rows as the rank less one fix the
     column's direction. Rows are drawn at random, the one vector orthogonal to them is kept if it has more zeros than chance
     gives, and the greedy choice among those kept is the one whose zeros fit the layer's own activations best. The expected
-    number of samples (`expected_samples`) doubles with every example.
+    number of samples (`expected_samples`) doubles with every example. Helpers draw their own.
 
     Beyond the paper: no row is drawn twice in one sample (in narrow layers most of the paper's samples do, and determine
     nothing); which products are zero follows from the noise of each row, and a direction is fitted to all its zeros again
@@ -122,12 +124,6 @@ class _Pool:
         self.left, self.rank = left, left.shape[1]
         self.directions, self.zeros = left.new_zeros(self.rank, 0), left.new_zeros(0)
 
-    def unlike(self, directions: Tensor, alike: float) -> Tensor:
-        """Which of the directions, one a row, are none of the pool's."""
-        if not self.directions.shape[1]:
-            return torch.ones(len(directions), dtype=torch.bool, device=directions.device)
-        return (directions.to(self.directions) @ self.directions).abs().amax(1) <= alike
-
     def add(self, shut: Tensor) -> bool:
         """Takes in the direction of those zeros, if it is new, or in place of ones like it that have fewer."""
         direction = torch.linalg.svd(self.left[shut], full_matrices=False)[2][-1]
@@ -161,41 +157,63 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
     parts = _firm(parts, tolerance)
     if len(parts.live) <= rank:
         return Sampled(parts.left.new_zeros(rank, 0), 0)
-    rows, units = parts.left / parts.left.norm(dim=1, keepdim=True), len(parts.live)
-    single, expected, screen = rows.float(), expected_samples(units, rank), max(SCREEN, tolerance)
+    units = len(parts.live)
+    expected = expected_samples(units, rank)
     chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected))))
     usual = needed = fewest_zeros(units, rank)
-    pool = _Pool(parts.left)
-    drawn, newest, score, deadline = 0, 0, 0.0, time.monotonic() + seconds
-    while drawn < samples and time.monotonic() < deadline:
-        if score > 0 and drawn - newest > EXHAUSTED * expected:
-            break
-        if drawn > PATIENCE * expected:
-            doublings = math.floor(math.log2(drawn / (PATIENCE * expected)))
-            needed = max(round(LENIENT ** (1 + doublings) * usual), rank + 2)
-        picks = _subsets(units, rank - 1, chunk, rng).to(rows.device)
-        drawn += chunk
-        vectors = _orthogonal(single[picks])
-        early = (vectors @ single[: units // 2].T).abs().lt(screen).sum(1)  # two stages: half of the units first
-        some = (early >= max(0, needed // 2 - 8)).nonzero().flatten()
-        count = (vectors[some] @ single.T).abs().lt(screen).sum(1)
-        hits = some[count >= needed]
-        hits = hits[pool.unlike(vectors[hits], 1 - 1e-5)]
+    pool, drawn, newest, score, deadline = _Pool(parts.left), 0, 0, 0.0, time.monotonic() + seconds
+
+    def asked() -> tuple[int, Tensor, int]:
+        return needed, pool.directions, int(torch.randint(2**62, (1,), generator=rng))
+
+    for found in (helpers() if chunk >= SHARED else Nobody()).turns(_drawn, (parts, chunk, tolerance), asked):
+        drawn += len(found) * chunk
         fresh = False
-        for shut in _of_one_example(parts, _orthogonal(rows[picks[hits]]), tolerance, needed):
+        for shut in torch.cat(found):
             if time.monotonic() > deadline:
                 break
             fresh |= pool.add(shut)
         pool.cut(CHOICE * rank)  # narrow layers let many mixtures of examples through
         if fresh:
             newest = drawn
-            while any([pool.add(shut) for shut in _guessed(rows, parts, layer, pool, tolerance, needed, rng)]):
+            while sum(pool.add(shut) for shut in _guessed(parts, layer, pool, tolerance, needed, rng)):
                 if time.monotonic() > deadline:  # with every one that is found, there is less to guess
                     break
             chosen, score = _greedy(parts, layer, pool, deadline)
             if score > 1 - UNSETTLED / rank:
                 return Sampled(pool.directions[:, chosen], drawn)
+        exhausted = score > 0 and drawn - newest > EXHAUSTED * expected
+        if exhausted or drawn >= samples or time.monotonic() > deadline:
+            break
+        if drawn > PATIENCE * expected:
+            doublings = math.floor(math.log2(drawn / (PATIENCE * expected)))
+            needed = max(round(LENIENT ** (1 + doublings) * usual), rank + 2)
     return Sampled(pool.directions[:, _greedy(parts, layer, pool, deadline)[0]], drawn)
+
+
+def _drawn(
+    parts: Split, chunk: int, tolerance: float, asked: tuple[int, Float[Tensor, "rank found"], int]
+) -> Bool[Tensor, "kept live"]:
+    """Which rows are shut, for the examples' directions that so many samples find.
+
+    `asked`: how many zeros they must have, the directions that are known, and the samples' seed.
+    """
+    needed, known, seed = asked
+    rows, units, screen = _unit_rows(parts), len(parts.live), max(SCREEN, tolerance)
+    single = rows.float()
+    picks = _subsets(units, parts.rank - 1, chunk, torch.Generator().manual_seed(seed)).to(rows.device)
+    vectors = _orthogonal(single[picks])
+    early = (vectors @ single[: units // 2].T).abs().lt(screen).sum(1)  # two stages: half of the units first
+    some = (early >= max(0, needed // 2 - 8)).nonzero().flatten()
+    count = (vectors[some] @ single.T).abs().lt(screen).sum(1)
+    hits = some[count >= needed]
+    if known.shape[1]:
+        hits = hits[(vectors[hits].to(known) @ known).abs().amax(1) <= 1 - 1e-5]
+    return _of_one_example(parts, _orthogonal(rows[picks[hits]]), tolerance, needed)
+
+
+def _unit_rows(parts: Split) -> Float[Tensor, "live rank"]:
+    return parts.left / parts.left.norm(dim=1, keepdim=True)
 
 
 def _firm(parts: Split, tolerance: float) -> Split:
@@ -233,7 +251,7 @@ def _of_one_example(
     as it takes to determine it: without any of these it is no longer determined. An example's zeros can spare each row. A row
     that cannot be spared has leverage one among the zeros.
     """
-    rows = parts.left / parts.left.norm(dim=1, keepdim=True)
+    rows = _unit_rows(parts)
     squares, rank, found = (rows[:, :, None] * rows[:, None, :]).flatten(1), parts.rank, []
     for some in directions.split(SLICE):
         shut, best = (some @ rows.T).abs() < tolerance, some
@@ -257,7 +275,7 @@ def _shut(parts: Split, directions: Float[Tensor, "found rank"], deviations: flo
 
 
 def _guessed(
-    rows: Tensor, parts: Split, layer: Rectified, pool: _Pool, tolerance: float, needed: int, rng: torch.Generator
+    parts: Split, layer: Rectified, pool: _Pool, tolerance: float, needed: int, rng: torch.Generator
 ) -> Bool[Tensor, "kept live"]:
     """Which rows the last few examples may shut, given the directions of all others; none where more are missing.
 
@@ -265,7 +283,7 @@ def _guessed(
     column scales it. With one missing that is the input, and all that it shuts gives the direction, however little that is;
     with more, points are drawn where it must lie, and the units that each shuts most firmly give one.
     """
-    others = pool.directions[:, pool.independent()]
+    rows, others = _unit_rows(parts), pool.directions[:, pool.independent()]
     missing = parts.rank - others.shape[1]
     if not 0 < missing <= GUESSED:
         return torch.zeros(0, len(rows), dtype=torch.bool, device=rows.device)

@@ -11,7 +11,8 @@ from attacks.exact.certificate import certify
 from attacks.exact.completion import completed
 from attacks.exact.layers import Rectified, Tail, dtype_of, tail
 from attacks.exact.low_rank import Split, split
-from attacks.exact.two_values import Found, nothing, searched, typical_errors
+from attacks.exact.two_values import Found, Search, joined, nothing, searched, typical_errors
+from attacks.helpers import helpers
 from attacks.labels.auto import AutoLabels
 from attacks.labels.counts import whole_counts
 from attacks.labels.last_layer import common_input
@@ -31,7 +32,7 @@ class SpearPlus(Attack):
     brought to the update's precision and certified; where convolutions do, the labels are all that is returned.
 
     `starts`: of the search, at once and for one class. `reflections`: of each in the first pass, and more in each later one.
-    `rounds`: passes over the classes. `seconds`: after which the search gives up.
+    `rounds`: passes over the classes. `seconds`: after which the search gives up. Helpers search for other classes meanwhile.
 
     Examples whose share of the update is below its noise (a trained model is sure of them), or that were not found, have
     grey pictures that are not certified; their labels are what `auto` restores, less the labels that were found.
@@ -61,21 +62,26 @@ class SpearPlus(Attack):
         outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
         counts = expected_counts(last, answer, observation.examples)
         found, began = nothing(parts, classes), time.monotonic()
+        given = parts, hidden, outgoing, self.starts, tolerance
         for turn in range(self.rounds):
             reflections = self.reflections * min(1 + turn, LONGEST)
             if turn % 2:  # a trained model answers every example differently
                 answer = torch.zeros(classes).exponential_(generator=rng).square().to(parts.left)
             every = [typical_errors(answer, own) for own in range(classes)]
-            for own in range(classes):
+            waiting = list(range(classes))
+            while waiting:
                 if time.monotonic() - began > self.seconds:
                     return found
-                left = counts[own] - float((found.classes == own).sum())
-                if left < 0.5 and turn % 4 < 2:
-                    continue  # the label counts say that there is none; they may be wrong
-                expected = max(1, round(left)) + turn // 4
-                found = searched(
-                    parts, hidden, outgoing, every[own], own, found, expected, self.starts, reflections, tolerance, rng
-                )
+                searches: list[Search] = []
+                while waiting and len(searches) <= helpers().count:  # one class for everybody
+                    own = waiting.pop(0)
+                    left = counts[own] - float((found.classes == own).sum())
+                    if left < 0.5 and turn % 4 < 2:
+                        continue  # the label counts say that there is none; they may be wrong
+                    expected, seed = max(1, round(left)) + turn // 4, int(torch.randint(2**62, (1,), generator=rng))
+                    searches.append(Search(own, every[own], found, expected, reflections, seed))
+                for new in helpers().call(searched, given, searches):
+                    found = joined(found, new)
                 if found.directions.shape[1] >= parts.rank:
                     return found
             found = completed(found, parts, hidden, outgoing, every, tolerance, rng)

@@ -102,30 +102,34 @@ def reach(parts: Split, layer: Rectified, directions: Float[Tensor, "rank found"
     return Reach(origin - basis @ (basis.T @ origin), basis, ANSWERS / typical)
 
 
-def searched(
-    parts: Split,
-    layer: Rectified,
-    outgoing: Float[Tensor, "live classes"],
-    typical: Float[Tensor, " classes"],
-    own: int,
-    found: Found,
-    expected: int,
-    starts: int,
-    reflections: int,
-    tolerance: float,
-    rng: torch.Generator,
-) -> Found:
-    """`found`, and the directions of class `own` that so many starts lead to.
+@dataclass(frozen=True)
+class Search:
+    """What to search for: directions of class `own` that are not among those `found`.
 
-    `outgoing`: the next layer's weights at the live units. `typical`: errors of an example of that class, roughly.
-    `expected`: how many of its examples are still to be found, roughly.
-    `tolerance`: of a direction's relative residual.
+    `typical`: errors of an example of that class, roughly. `expected`: how many of its examples are still to be found,
+    roughly. `seed`: of the starts.
     """
-    answers = reach(parts, layer, found.directions)
-    candidates = _reflected(parts, answers, outgoing, typical, own, found, expected, starts, reflections, rng)
+
+    own: int
+    typical: Float[Tensor, " classes"]
+    found: Found
+    expected: int
+    reflections: int
+    seed: int
+
+
+def searched(
+    parts: Split, layer: Rectified, outgoing: Float[Tensor, "live classes"], starts: int, tolerance: float, search: Search
+) -> Found:
+    """`search.found`, and the directions that so many starts lead to.
+
+    `outgoing`: the next layer's weights at the live units. `tolerance`: of a direction's relative residual.
+    """
+    answers = reach(parts, layer, search.found.directions)
+    candidates = _reflected(parts, answers, outgoing, starts, search)
     if not len(candidates):
-        return found
-    return joined(found, finished(parts.left, outgoing, candidates, own, typical, tolerance))
+        return search.found
+    return joined(search.found, finished(parts.left, outgoing, candidates, search.own, search.typical, tolerance))
 
 
 def typical_errors(answer: Float[Tensor, " classes"], own: int) -> Float[Tensor, " classes"]:
@@ -137,27 +141,15 @@ def typical_errors(answer: Float[Tensor, " classes"], own: int) -> Float[Tensor,
     return shares
 
 
-def _reflected(
-    parts: Split,
-    answers: Reach,
-    outgoing: Tensor,
-    errors: Tensor,
-    own: int,
-    found: Found,
-    expected: int,
-    starts: int,
-    reflections: int,
-    rng: torch.Generator,
-) -> Bool[Tensor, "candidates live"]:
+def _reflected(parts: Split, answers: Reach, outgoing: Tensor, starts: int, search: Search) -> Bool[Tensor, "candidates live"]:
     """Sets of open units that relaxed reflections came near to."""
-    left = parts.left
-    value = outgoing @ errors
-    known = found.directions
+    left, own, errors, known = parts.left, search.own, search.typical, search.found.directions
+    value, rng = outgoing @ errors, torch.Generator().manual_seed(search.seed)
     basis = torch.linalg.qr(known)[0]
     weighted = left * value[:, None]
     form = weighted.T @ weighted
     free = torch.eye(parts.rank, dtype=left.dtype, device=left.device) - basis @ basis.T
-    axes = torch.linalg.eigh(free @ form @ free)[1][:, -min(expected, parts.rank - known.shape[1]) :]
+    axes = torch.linalg.eigh(free @ form @ free)[1][:, -min(search.expected, parts.rank - known.shape[1]) :]
     space, target = left.float(), value.float()[:, None].expand(-1, starts)
     base, moves = _free(outgoing, errors, own)
     base, moves, state = base.float(), moves.float(), _begun(left, axes, value, starts, rng)
@@ -167,7 +159,7 @@ def _reflected(
     masks: list[Tensor] = []
     directions: list[Tensor] = []
     distances: list[Tensor] = []
-    for step in range(1, reflections + 1):
+    for step in range(1, search.reflections + 1):
         opened = (state - target).square() + heights.clamp_max(0).square() < state.square() + heights.clamp_min(0).square()
         wanted = torch.where(opened, target, 0.0)
         allowed = torch.where(opened, heights.clamp_min(0), heights.clamp_max(0))

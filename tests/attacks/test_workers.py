@@ -11,6 +11,7 @@ import ray
 import torch
 
 from attacks import Attack, Granted, NotApplicable, Null, Observation, Reconstruction
+from attacks.helpers import helpers
 from attacks.matching import InvertingGradients
 from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, run_on, start_ray, stop_ray
 from learning.catalogue import settings
@@ -68,6 +69,34 @@ class Holds(Attack):
         assert public is not None
         given = [*observation.model.parameters(), *observation.update.parameters.values(), public]
         return Reconstruction(loss=float(sum(tensor.double().sum() for tensor in given)))
+
+
+@settings
+class Shares(Attack):
+    """Parts, for everybody and three times, or in three turns; says in how many processes.
+
+    A helper dies if there is such a file.
+    """
+
+    file: str
+    turns: bool
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        given = (os.getpid(), self.file)
+        if self.turns:
+            turns = helpers().turns(process, given, lambda: 1)
+            processes = [next(turns) for _ in range(3)]
+        else:
+            processes = [helpers().call(process, given, [0, 1]) for _ in range(3)]
+        assert [len(call) for call in processes] == [2, 2, 2]
+        return Reconstruction(loss=float(len({number for call in processes for number in call})))
+
+
+def process(leader: int, file: str, part: int) -> int:
+    if os.getpid() != leader and Path(file).exists():
+        Path(file).unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return os.getpid()
 
 
 def observation() -> Observation:
@@ -189,6 +218,19 @@ class TestRayPool:
         reconstruction = outcomes["threads"].reconstruction
         assert reconstruction is not None
         assert reconstruction.loss == 2
+
+    @pytest.mark.parametrize("turns", [False, True])
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_a_worker_has_helpers_and_does_the_part_of_one_that_is_lost(self, tmp_path, lost, turns):
+        if lost:
+            (tmp_path / "lost").touch()
+        pool = RayPool(workers=1, threads=1, gpus=0.0, queue=1, timeout=60.0, helpers=1)
+        outcomes = all_of(pool, [Job("shares", Shares(file=str(tmp_path / "lost"), turns=turns), observation(), 0)])
+        pool.close()
+        assert outcomes["shares"].status == "ok"
+        assert outcomes["shares"].reconstruction is not None
+        assert lost or outcomes["shares"].reconstruction.loss == 2
+        assert not (tmp_path / "lost").exists()
 
     def test_the_pool_gives_the_bits_of_this_process(self):
         seen = observation()

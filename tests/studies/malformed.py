@@ -209,6 +209,12 @@ FEDERATION: list[Row] = [
         "'ray', 'ray-attacks' or 'inline'",
     ),
     ("no workers", study("[resources]\nworkers = 0"), "resources.workers = 0", "greater than or equal to 1"),
+    (
+        "helpers without Ray",
+        study('[resources]\nengine = "inline"\nhelpers = 1'),
+        "resources",
+        'helpers = 1: they are in Ray; choose engine = "ray"',
+    ),
     ("negative GPUs", study("[resources]\nworker_gpus = -0.5"), "resources.worker_gpus = -0.5", "greater than or equal to 0"),
     ("infinite GPUs", study("[resources]\nclient_gpus = inf"), "resources.client_gpus = inf", "finite number"),
     ("an unknown resource", study("[resources]\ngpus = 1"), "resources.gpus", "choices: engine, when, workers"),

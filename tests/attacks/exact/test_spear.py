@@ -92,10 +92,10 @@ def test_the_last_directions_are_guessed_from_the_others(missing):
         for direction in directions[missing:]:
             assert pool.add((rows @ direction).abs() < 1e-9)
         needed = fewest_zeros(len(rows), 10)
-        guesses = _guessed(rows, parts, end.layers[0], pool, 1e-7, needed, generator(seed))
+        guesses = _guessed(parts, end.layers[0], pool, 1e-7, needed, generator(seed))
         found = torch.stack([torch.linalg.svd(rows[own])[2][-1] for own in guesses])
         assert ((found @ directions.T).abs()[:, :missing].amax(0) > 1 - 1e-9).any()
-        assert len(_guessed(rows, parts, end.layers[0], _Pool(parts.left), 1e-7, 20, generator(seed))) == 0
+        assert len(_guessed(parts, end.layers[0], _Pool(parts.left), 1e-7, 20, generator(seed))) == 0
 
 
 def test_the_last_direction_is_found_though_its_example_shuts_fewer_units_than_are_asked_for():
@@ -106,7 +106,7 @@ def test_the_last_direction_is_found_though_its_example_shuts_fewer_units_than_a
     for direction in directions[torch.arange(10) != last]:
         assert pool.add((rows @ direction).abs() < 1e-9)
     more = int(shut[last].sum()) + 5
-    (guess,) = _guessed(rows, parts, end.layers[0], pool, 1e-7, more, generator(0))
+    (guess,) = _guessed(parts, end.layers[0], pool, 1e-7, more, generator(0))
     assert guess.tolist() == shut[last].tolist()
 
 

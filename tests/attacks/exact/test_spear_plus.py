@@ -10,7 +10,7 @@ from attacks.exact.completion import completed
 from attacks.exact.layers import tail
 from attacks.exact.low_rank import split
 from attacks.exact.spear_plus import assembled
-from attacks.exact.two_values import Found, nothing, searched, typical_errors
+from attacks.exact.two_values import Found, Search, nothing, searched, typical_errors
 from attacks.labels import AutoLabels
 from learning.models import MLP, LeNet, LeNet5, ResNet18
 from learning.tensors import Batch, generator
@@ -68,7 +68,8 @@ def test_a_last_missing_direction_follows_from_the_others():
     outgoing = last.weight.T[parts.live]
     for _ in range(5):
         for own in range(10):
-            found = searched(parts, hidden, outgoing, every[own], own, found, 2, 32, 100, 1e-8, rng)
+            seed = int(torch.randint(2**62, (1,), generator=rng))
+            found = searched(parts, hidden, outgoing, 32, 1e-8, Search(own, every[own], found, 2, 100, seed))
     assert found.directions.shape[1] == 6
     for out in range(6):
         kept = torch.tensor([index for index in range(6) if index != out])
