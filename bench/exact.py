@@ -20,13 +20,19 @@ from attacks.attack import Reconstruction
 from attacks.controls import Null
 from bench.labels import drawn, trained_states
 from learning.catalogue import build
-from learning.data import CIFAR10, MNIST, Digits, FashionMNIST, Pictures, pictures_of
+from learning.data import CIFAR10, MNIST, Digits, FashionMNIST, ImageFolder, Pictures, pictures_of
 from learning.models import MLP, Architecture, LeNet5
 from learning.tensors import Batch, Update, generator
 from learning.training import Training, local_update, set_mode
 from studies.scores import score, squared_errors
 
-DATA = {"cifar10": CIFAR10(), "mnist": MNIST(), "fashion-mnist": FashionMNIST(), "digits": Digits()}
+DATA = {
+    "cifar10": CIFAR10(),
+    "mnist": MNIST(),
+    "fashion-mnist": FashionMNIST(),
+    "digits": Digits(),
+    "imagenet": ImageFolder(root="imagenet200", size=224),
+}
 PRECISION = {"float64": torch.float64, "float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
