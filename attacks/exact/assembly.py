@@ -71,25 +71,34 @@ def run_through(
     end: Tail, inputs: Float[Tensor, "batch inputs"], labels: Float[Tensor, "batch classes"], examples: int
 ) -> RunThrough:
     """Inputs of the tail's first layer, run through the known layers and back; the loss is a mean over so many examples."""
-    given, answers = [inputs], []
-    for layer in end.layers:
-        answers.append(layer.answers(given[-1]))
-        given.append(answers[-1].clamp_min(0))
-    slopes, gradients = (answers[-1].softmax(1) - labels).T / examples, []
-    for index in range(len(end.layers) - 1, -1, -1):
-        gradients.insert(0, torch.cat([slopes @ given[index], slopes.sum(1, keepdim=True)], 1))
-        if index:
-            slopes = (end.layers[index].weight.T @ slopes) * (answers[index - 1].T > 0)
-    return RunThrough(slopes, gradients)
+    answers = _answers(end, inputs)
+    slopes = _slopes(end, answers, labels, examples)
+    given = [inputs, *[answer.clamp_min(0) for answer in answers]]
+    gradients = [torch.cat([own @ seen, own.sum(1, keepdim=True)], 1) for own, seen in zip(slopes, given, strict=False)]
+    return RunThrough(slopes[0], gradients)
+
+
+def _answers(end: Tail, inputs: Float[Tensor, "batch inputs"]) -> list[Float[Tensor, "batch _"]]:
+    """Every layer's output, before ReLU."""
+    answers = [end.layers[0].answers(inputs)]
+    for layer in end.layers[1:]:
+        answers.append(layer.answers(answers[-1].clamp_min(0)))
+    return answers
+
+
+def _slopes(end: Tail, answers: list[Tensor], labels: Float[Tensor, "batch classes"], examples: int) -> list[Tensor]:
+    """The slopes of the mean loss at every layer's output, one example a column."""
+    slopes = [(answers[-1].softmax(1) - labels).T / examples]
+    for index in range(len(end.layers) - 1, 0, -1):
+        slopes.insert(0, (end.layers[index].weight.T @ slopes[0]) * (answers[index - 1].T > 0))
+    return slopes
 
 
 def fitting_labels(end: Tail, known: Inputs, examples: int) -> Float[Tensor, "batch classes"]:
     """For every example the label with which the layers that it runs through give it its slopes best."""
-    classes = len(end.layers[-1].weight)
-    every = torch.eye(classes).to(known.inputs)
+    every, answers = torch.eye(len(end.layers[-1].weight)).to(known.inputs), _answers(end, known.inputs)
     distances = [
-        (run_through(end, known.inputs, row.expand(len(known.inputs), -1), examples).slopes - known.slopes).norm(dim=0)
-        for row in every
+        (_slopes(end, answers, row.expand(len(known.inputs), -1), examples)[0] - known.slopes).norm(dim=0) for row in every
     ]
     return every[torch.stack(distances).argmin(0)]
 
