@@ -31,7 +31,7 @@ GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and p
 CHOICE = 40  # directions kept for each that is needed, the sparsest
 EXHAUSTED = 100  # times the expected samples without a new direction, after which there is none
 ENOUGH = 4  # times the expected samples are drawn at once at most: more would find the same directions again and again
-PATIENCE, LENIENT = 5, 0.75  # after so many times the expected samples, and every doubling, this share of the zeros will do
+PATIENCE, LENIENT = 5, 0.75  # without a choice after so many times the expected samples, and doublings, these zeros will do
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         exhausted = score > 0 and drawn - newest > EXHAUSTED * expected
         if exhausted or drawn >= samples or time.monotonic() > deadline:
             break
-        if drawn > PATIENCE * expected:
+        if score == 0 and drawn > PATIENCE * expected:
             doublings = math.floor(math.log2(drawn / (PATIENCE * expected)))
             needed = max(round(LENIENT ** (1 + doublings) * usual), rank + 2)
     return Sampled(pool.directions[:, _greedy(parts, layer, pool, deadline)[0]], drawn)
