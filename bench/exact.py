@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--trained", type=int, default=0, help="steps of SGD that the model was trained for")
     parser.add_argument("--training-rate", type=float, default=0.02)
     parser.add_argument("--raw", action="store_true", help="the model does not normalise pictures")
+    parser.add_argument("--classes", type=int, default=0, help="so many, the labels taken modulo; 0 for the data's own")
     parser.add_argument("--same", action="store_true", help="all examples of a batch have one label")
     parser.add_argument("--exact", type=float, default=1e-6, help="largest mean squared error of an exact picture")
     chosen = parser.parse_args()
@@ -65,6 +66,9 @@ def main() -> None:
         table[key] = json.loads(value)
     attack = build(EXACT, table)
     pictures = pictures_of(DATA[chosen.data])
+    if chosen.classes:
+        train, test = (replace(some, labels=some.labels % chosen.classes) for some in (pictures.train, pictures.test))
+        pictures = replace(pictures, train=train, test=test, classes=chosen.classes)
     model = None
     if chosen.trained:
         states = trained_states(_architecture(chosen), pictures, (chosen.trained,), 0, chosen.training_rate)

@@ -1,5 +1,7 @@
 """The last few directions, from the others: completion."""
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,14 @@ DRAWS = 512
 
 
 def completed(
-    found: Found, parts: Split, layer: Rectified, outgoing: Tensor, errors: list[Tensor], tolerance: float, rng: torch.Generator
+    found: Found,
+    parts: Split,
+    layer: Rectified,
+    outgoing: Tensor,
+    errors: dict[int, Tensor],
+    tolerance: float,
+    deadline: float,
+    rng: torch.Generator,
 ) -> Found:
     """Adds directions that the search missed, where few are.
 
@@ -21,7 +30,8 @@ def completed(
     with k missing it is a point of k dimensions, and points are drawn there. Run through the layer, each tells which units
     would be open, near enough for least squares to finish.
 
-    `errors`: for every class, those of a typical example, as the search was given them.
+    `errors`: for every class that may be missing, those of a typical example, as the search was given them. `deadline`: by
+    the monotonic clock, after which no other class is tried.
     """
     missing = parts.rank - found.directions.shape[1]
     if not 0 < missing <= MOST:
@@ -35,8 +45,8 @@ def completed(
     answers = inputs @ layer.weight[parts.live].T
     answers = answers if layer.bias is None else answers + layer.bias[parts.live]
     masks = (answers > 0).unique(dim=0)
-    for own, typical in enumerate(errors):
-        found = joined(found, finished(parts.left, outgoing, masks, own, typical, tolerance))
-        if found.directions.shape[1] >= parts.rank:
+    for own, typical in errors.items():
+        if found.directions.shape[1] >= parts.rank or time.monotonic() > deadline:
             break
+        found = joined(found, finished(parts.left, outgoing, masks, own, typical, tolerance))
     return found

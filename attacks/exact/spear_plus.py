@@ -61,7 +61,7 @@ class SpearPlus(Attack):
         tolerance = max(1e-8, 20 * parts.unsure, rounding(observation), SEVERAL if observation.steps > 1 else 0.0)
         outgoing, answer, classes = last.weight.T[parts.live], typical_answer(last), len(last.weight)
         counts = expected_counts(last, answer, observation.examples)
-        found, began = nothing(parts, classes), time.monotonic()
+        found, deadline = nothing(parts, classes), time.monotonic() + self.seconds
         given = parts, hidden, outgoing, self.starts, tolerance
         for turn in range(self.rounds):
             reflections = self.reflections * min(1 + turn, LONGEST)
@@ -70,24 +70,31 @@ class SpearPlus(Attack):
             every = [typical_errors(answer, own) for own in range(classes)]
             waiting = list(range(classes))
             while waiting:
-                if time.monotonic() - began > self.seconds:
+                if time.monotonic() > deadline:
                     return found
                 searches: list[Search] = []
                 while waiting and len(searches) <= helpers().count:  # one class for everybody
                     own = waiting.pop(0)
-                    left = counts[own] - float((found.classes == own).sum())
-                    if left < 0.5 and turn % 4 < 2:
-                        continue  # the label counts say that there is none; they may be wrong
-                    expected, seed = max(1, round(left)) + turn // 4, int(torch.randint(2**62, (1,), generator=rng))
-                    searches.append(Search(own, every[own], found, expected, reflections, seed))
+                    if not (left := _left(counts[own], found, own, turn)):
+                        continue
+                    seed = int(torch.randint(2**62, (1,), generator=rng))
+                    searches.append(Search(own, every[own], found, left + turn // 4, reflections, seed))
                 for new in helpers().call(searched, given, searches):
                     found = joined(found, new)
                 if found.directions.shape[1] >= parts.rank:
                     return found
-            found = completed(found, parts, hidden, outgoing, every, tolerance, rng)
+            known = found.directions.shape[1] == parts.rank - 1  # the one that is missing, whatever its class is
+            errors = {own: every[own] for own in range(classes) if known or _left(counts[own], found, own, turn)}
+            found = completed(found, parts, hidden, outgoing, errors, tolerance, deadline, rng)
             if found.directions.shape[1] >= parts.rank:
                 return found
         return found
+
+
+def _left(count: float, found: Found, own: int, turn: int) -> int:
+    """How many examples of a class are still to be found, by the label counts; where these say none, they may be wrong."""
+    left = count - float((found.classes == own).sum())
+    return 0 if left < 0.5 and turn % 4 < 2 else max(1, round(left))
 
 
 def rounding(observation: Observation) -> float:

@@ -1,5 +1,7 @@
 """Batches come back exactly, in any order, with their labels; what is certified is right."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -76,7 +78,7 @@ def test_a_last_missing_direction_follows_from_the_others():
         fewer = Found(
             found.directions[:, kept], found.classes[kept], found.errors[kept], found.open[kept], found.left_over[kept]
         )
-        again = completed(fewer, parts, hidden, outgoing, every, 1e-8, rng)
+        again = completed(fewer, parts, hidden, outgoing, dict(enumerate(every)), 1e-8, math.inf, rng)
         assert again.directions.shape[1] == 6
         torch.testing.assert_close(again.directions[:, 5], found.directions[:, out], rtol=0, atol=1e-9)
 
