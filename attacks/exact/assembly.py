@@ -1,17 +1,19 @@
 """From directions to pictures: what a layer was given, the layers before it and behind it, and the finish against the model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.attack import Observation
 from attacks.exact.certificate import slopes_at_first
-from attacks.exact.layers import Rectified, Tail, victim
-from attacks.exact.low_rank import Split
+from attacks.exact.layers import Rectified, Tail, tail, victim
+from attacks.exact.low_rank import Split, split
 
 REFINEMENTS = 20
+UNCHANGED, EXPLAINED = 1e-3, 0.1  # clipping that is none; share of what is left over that it may leave
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,18 @@ class Inputs:
     slopes: Float[Tensor, "units batch"]
 
 
-def inputs_of(layer: Rectified, split: Split, directions: Float[Tensor, "rank rank"]) -> Inputs:
+def inputs_of(layer: Rectified, parts: Split, directions: Float[Tensor, "rank rank"]) -> Inputs:
     """The layer's inputs from all directions (SPEAR, theorem 3.1 and section 3.4), which may have any scale.
 
     The inverse of the directions times the split's right factor is every example's input times an unknown number, and that
     number stands in the bias gradient's column, where the input is one. Without a bias it stays unknown: the scale is left
     as the directions have it.
     """
-    scaled = torch.linalg.solve(directions, split.right)
+    scaled = torch.linalg.solve(directions, parts.right)
     columns = layer.weight.shape[1]
     sizes = scaled[:, columns] if scaled.shape[1] > columns else scaled.new_ones(len(scaled))
     slopes = scaled.new_zeros(len(layer.gradient), len(scaled))
-    slopes[split.live] = split.left @ directions * sizes
+    slopes[parts.live] = parts.left @ directions * sizes
     return Inputs(scaled[:, :columns] / sizes[:, None], slopes)
 
 
@@ -95,12 +97,38 @@ def _slopes(end: Tail, answers: list[Tensor], labels: Float[Tensor, "batch class
 
 
 def fitting_labels(end: Tail, known: Inputs, examples: int) -> Float[Tensor, "batch classes"]:
-    """For every example the label with which the layers that it runs through give it its slopes best."""
+    """For every example the label with which the layers that it runs through give its slopes' direction best."""
     every, answers = torch.eye(len(end.layers[-1].weight)).to(known.inputs), _answers(end, known.inputs)
-    distances = [
-        (_slopes(end, answers, row.expand(len(known.inputs), -1), examples)[0] - known.slopes).norm(dim=0) for row in every
+    cosines = [
+        functional.cosine_similarity(
+            _slopes(end, answers, row.expand(len(known.inputs), -1), examples)[0], known.slopes, 0, 0.0
+        )
+        for row in every
     ]
-    return every[torch.stack(distances).argmin(0)]
+    return every[torch.stack(cosines).argmax(0)]
+
+
+def unclipped(
+    observation: Observation,
+    end: Tail,
+    first: Split,
+    inputs: Float[Tensor, "batch inputs"],
+    labels: Float[Tensor, "batch classes"],
+) -> tuple[Observation, Tail, Split]:
+    """Observation, tail and the first layer's split at the size that the examples give the update, where that explains it.
+
+    Clipping by norm makes the whole update smaller, by a number that is not known, and leaves inputs as they are.
+    """
+    found = run_through(end, inputs, labels, observation.examples).gradients
+    pairs = [(layer.gradient, own[:, : layer.gradient.shape[1]]) for layer, own in zip(end.layers, found, strict=True)]
+    shared, whole = (torch.cat([tensor.flatten() for tensor in some]) for some in zip(*pairs, strict=True))
+    share = float(shared @ whole / whole.square().sum())
+    explained = (shared - share * whole).norm() < EXPLAINED * (shared - whole).norm()
+    if observation.steps > 1 or not 0 < share < 1 - UNCHANGED or not explained:
+        return observation, end, first
+    observation = replace(observation, update=observation.update.map(lambda tensor: tensor / share))
+    end = tail(observation)
+    return observation, end, split(end.layers[0].gradient, observation.examples)
 
 
 def refined(

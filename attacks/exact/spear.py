@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import fitting_labels, inputs_of, refined
+from attacks.exact.assembly import fitting_labels, inputs_of, refined, unclipped
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, dtype_of, tail
 from attacks.exact.low_rank import Split, split
@@ -86,6 +86,7 @@ class Spear(Attack):
             )  # fmt: skip
         known = inputs_of(first, parts, found.directions)
         rows = fitting_labels(end, known, observation.examples)
+        observation, end, parts = unclipped(observation, end, parts, known.inputs, rows)
         pictures = refined(observation, end, known.inputs, rows)
         certificate = certify(observation, end, parts, pictures, rows)
         return Reconstruction(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import inputs_of, refined, walked_back
+from attacks.exact.assembly import inputs_of, refined, unclipped, walked_back
 from attacks.exact.certificate import certify
 from attacks.exact.completion import completed
 from attacks.exact.layers import Rectified, Tail, dtype_of, tail
@@ -135,8 +135,9 @@ def assembled(observation: Observation, end: Tail, parts: Split, found: Found, r
         return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)
     known = walked_back(end, len(end.layers) - 2, inputs_of(end.layers[-2], parts, found.directions))
     rows = label_rows(found.classes, observation.classes).to(known.inputs)
-    pictures = refined(observation, end, known.inputs, rows)
     first = parts if len(end.layers) == 2 else split(end.layers[0].gradient, observation.examples)
+    observation, end, first = unclipped(observation, end, first, known.inputs, rows)
+    pictures = refined(observation, end, known.inputs, rows)
     certificate = certify(observation, end, first, pictures, rows)
     grey = pictures.new_full((observation.examples - len(pictures), *observation.image_shape), 0.5)
     certified = torch.cat([certificate.certified.cpu(), torch.zeros(len(grey), dtype=torch.bool)])

@@ -1,13 +1,14 @@
 """Batches come back exactly, in any order, with their labels; what is certified is right."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from attacks import NotApplicable, Observation, Reconstruction
-from attacks.exact import SpearPlus
+from attacks.exact import Spear, SpearPlus
 from attacks.exact.completion import completed
 from attacks.exact.layers import tail
 from attacks.exact.low_rank import split
@@ -57,6 +58,17 @@ def test_float32_updates_are_certified_to_their_precision():
         observation, batch = seen(8, seed, dtype=torch.float32)
         found = SpearPlus().reconstruct(observation, generator(seed))
         check_certified(found, batch, 1e-3)
+
+
+@pytest.mark.parametrize("attack", [Spear(), SpearPlus()], ids=["spear", "spear-plus"])
+@pytest.mark.parametrize("share", [0.03, 0.9])
+def test_a_clipped_update_gives_the_pictures_all_the_same(attack, share):
+    for seed in range(3):
+        observation, batch = seen(8, seed)
+        clipped = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        found = attack.reconstruct(clipped, generator(seed))
+        assert restored(found.labels) == counts(batch.labels)
+        check_certified(found, batch, 1e-7)
 
 
 def test_a_last_missing_direction_follows_from_the_others():
