@@ -10,8 +10,9 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from attacks.attack import NotApplicable, Observation, label_rows
-from attacks.exact.assembly import refined
+from attacks.exact.assembly import refined, unclipped
 from attacks.exact.layers import Rectified, Tail, entry, tail
+from attacks.exact.low_rank import split
 from attacks.exact.peeling import SPARE
 from attacks.exact.spear import expected_samples
 from learning.tensors import Batch, Update
@@ -85,14 +86,17 @@ def _shape(batch: Batch) -> tuple[int, int, int]:
 def _least_error(shared: Observation, stand_in: Batch) -> float:
     """Mean squared error of the worst picture that the update gives where everything else is known."""
     try:
-        end = tail(shared)
+        end, whole = tail(shared), True
     except NotApplicable:
-        end = entry(shared)
+        end, whole = entry(shared), False
     if end.slope is None:
         return 0.0
     pictures = stand_in.images.double()
     inputs = end.inputs(pictures)
-    again = refined(shared, end, inputs, label_rows(stand_in.labels, shared.classes).to(inputs))
+    rows = label_rows(stand_in.labels, shared.classes).to(inputs)
+    if whole:
+        shared, end, _ = unclipped(shared, end, split(end.layers[0].gradient, shared.examples), inputs, rows)
+    again = refined(shared, end, inputs, rows)
     return float((again - pictures).square().flatten(1).mean(1).max())
 
 

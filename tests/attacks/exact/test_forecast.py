@@ -13,13 +13,15 @@ from tests.attacks.exact.test_spear_plus import SHAPE, seen
 from tests.attacks.test_labels import random_batch
 
 
-def forecast(model: nn.Module, examples: int, noise: float = 0.0, shape: tuple[int, int, int] = SHAPE) -> dict[str, Forecast]:
-    """For random pictures, and updates to which noise of that share of their size is added."""
+def forecast(
+    model: nn.Module, examples: int, noise: float = 0.0, shape: tuple[int, int, int] = SHAPE, clipped: float = 1.0
+) -> dict[str, Forecast]:
+    """For random pictures, and updates of which that share is left, and to which noise of that share of their size is added."""
     stand_in = random_batch(examples, 1, shape)
 
     def share():
         update, rng = local_update(model, stand_in, Training(), generator(0)), generator(1)
-        return update.map(lambda t: t + noise * t.square().mean().sqrt() * torch.randn(t.shape, generator=rng))
+        return update.map(lambda t: clipped * t + noise * t.square().mean().sqrt() * torch.randn(t.shape, generator=rng))
 
     return forecasts(model, 10, stand_in, Training(), share)
 
@@ -52,6 +54,14 @@ def test_noise_that_no_attack_could_take_out_is_said():
     assert found.probability == 0
     assert "even from the true pictures" in found.sentence
     assert forecast(model, 4)["spear-plus"].probability > 0.95
+
+
+@pytest.mark.parametrize("attack", ["spear", "spear-plus"])
+def test_clipping_changes_no_odds(attack):
+    model = MLP(width=100).build(SHAPE, 10, 0)
+    assert forecast(model, 4, clipped=0.1)[attack].probability == pytest.approx(
+        forecast(model, 4)[attack].probability, abs=0.01
+    )
 
 
 def test_peeling_is_sure_where_units_are_open_for_few_pictures():
