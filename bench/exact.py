@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from attacks import EXACT, NotApplicable, Observation
+from attacks import EXACT, Attack, NotApplicable, Observation
 from attacks.attack import Reconstruction
 from attacks.controls import Null
 from bench.labels import drawn, trained_states
@@ -60,11 +60,7 @@ def main() -> None:
     parser.add_argument("--same", action="store_true", help="all examples of a batch have one label")
     parser.add_argument("--exact", type=float, default=1e-6, help="largest mean squared error of an exact picture")
     chosen = parser.parse_args()
-    table: dict[str, str | float | bool] = {"name": chosen.attack}
-    for text in chosen.settings:
-        key, value = text.split("=")
-        table[key] = json.loads(value)
-    attack = build(EXACT, table)
+    attack = attack_of(chosen.attack, chosen.settings)
     pictures = pictures_of(DATA[chosen.data])
     if chosen.classes:
         train, test = (replace(some, labels=some.labels % chosen.classes) for some in (pictures.train, pictures.test))
@@ -94,6 +90,12 @@ def main() -> None:
         *[f"{n} {v / chosen.batches:.4f}" for n, v in total.items()],
         flush=True,
     )
+
+
+def attack_of(name: str, written: list[str]) -> Attack:
+    """The exact attack of that name, with settings written as name=number or name=true."""
+    pairs = (text.split("=") for text in written)
+    return build(EXACT, {"name": name, **{key: json.loads(value) for key, value in pairs}})
 
 
 def _batch(pictures: Pictures, size: int, same: bool, index: int) -> Batch:

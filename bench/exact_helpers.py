@@ -8,16 +8,13 @@ from one batch to the next, and other times with a helper, so that it is the sum
 """
 
 import argparse
-import json
 import os
 import time
 import warnings
-from typing import Any
 
-from attacks import EXACT
 from attacks.workers import Job, Pool, RayPool, start_ray, stop_ray
+from bench.exact import attack_of
 from bench.exact_speed import observed
-from learning.catalogue import build
 
 
 def main() -> None:
@@ -29,8 +26,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=20)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore")
-    table: dict[str, Any] = {"name": chosen.attack} | {k: json.loads(v) for k, v in (s.split("=") for s in chosen.settings)}
-    attack = build(EXACT, table)
+    attack = attack_of(chosen.attack, chosen.settings)
     start_ray(cpus=os.cpu_count() or 1, workers=3)
     pools: dict[int, Pool] = {helpers: RayPool(1, 1, 0.0, 1, 3600.0, helpers) for helpers in (0, 1)}
     seconds, found = dict.fromkeys(pools, 0.0), dict.fromkeys(pools, 0)

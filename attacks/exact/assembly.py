@@ -75,8 +75,8 @@ def run_through(
     """Inputs of the tail's first layer, run through the known layers and back; the loss is a mean over so many examples."""
     answers = _answers(end, inputs)
     slopes = _slopes(end, answers, labels, examples)
-    given = [inputs, *[answer.clamp_min(0) for answer in answers]]
-    gradients = [torch.cat([own @ seen, own.sum(1, keepdim=True)], 1) for own, seen in zip(slopes, given, strict=False)]
+    given = [inputs, *[answer.clamp_min(0) for answer in answers[:-1]]]
+    gradients = [torch.cat([own @ seen, own.sum(1, keepdim=True)], 1) for own, seen in zip(slopes, given, strict=True)]
     return RunThrough(slopes[0], gradients)
 
 
@@ -101,7 +101,7 @@ def fitting_labels(end: Tail, known: Inputs, examples: int) -> Float[Tensor, "ba
     every, answers = torch.eye(len(end.layers[-1].weight)).to(known.inputs), _answers(end, known.inputs)
     cosines = [
         functional.cosine_similarity(
-            _slopes(end, answers, row.expand(len(known.inputs), -1), examples)[0], known.slopes, 0, 0.0
+            _slopes(end, answers, row.expand(len(known.inputs), -1), examples)[0], known.slopes, 0, 1e-300
         )
         for row in every
     ]
@@ -119,12 +119,14 @@ def unclipped(
 
     Clipping by norm makes the whole update smaller, by a number that is not known, and leaves inputs as they are.
     """
+    if observation.steps > 1:
+        return observation, end, first
     found = run_through(end, inputs, labels, observation.examples).gradients
     pairs = [(layer.gradient, own[:, : layer.gradient.shape[1]]) for layer, own in zip(end.layers, found, strict=True)]
     shared, whole = (torch.cat([tensor.flatten() for tensor in some]) for some in zip(*pairs, strict=True))
     share = float(shared @ whole / whole.square().sum())
     explained = (shared - share * whole).norm() < EXPLAINED * (shared - whole).norm()
-    if observation.steps > 1 or not 0 < share < 1 - UNCHANGED or not explained:
+    if not 0 < share < 1 - UNCHANGED or not explained:
         return observation, end, first
     observation = replace(observation, update=observation.update.map(lambda tensor: tensor / share))
     end = tail(observation)

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 from attacks import NotApplicable
+from attacks.attack import label_rows
 from attacks.exact import Spear
+from attacks.exact.assembly import Inputs, fitting_labels, run_through
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import Split, split
 from attacks.exact.spear import _guessed, _of_one_example, _Pool, _shut, _subsets, expected_samples, fewest_zeros, sampled
 from learning.models import MLP, LeNet5
-from learning.tensors import generator
+from learning.tensors import Batch, Update, generator
+from learning.training import gradient
 from tests.attacks.exact.test_spear_plus import SHAPE, check_certified, seen
 from tests.attacks.test_labels import counts, observe, random_batch, restored
 
@@ -182,3 +185,16 @@ def test_what_it_cannot_do_is_said():
     convolutions = LeNet5().build((1, 16, 16), 10, 0)
     with pytest.raises(NotApplicable, match="sees the picture"):
         Spear().reconstruct(observe(convolutions, random_batch(2, shape=(1, 16, 16))), generator(0))
+
+
+def test_a_class_of_which_the_model_is_sure_to_the_bit_is_not_taken_for_the_label_of_a_mistake():
+    observation, batch = seen(4, 0)
+    with torch.no_grad():
+        for parameter in list(observation.model.parameters())[-2:]:
+            parameter.mul_(1e4)  # probabilities are ones and noughts
+        sure = observation.model(batch.images).argmax(1)
+    labels = (sure + 1) % 10
+    end = tail(replace(observation, update=Update(gradient(observation.model, Batch(batch.images, labels)))))
+    inputs = end.inputs(batch.images)
+    slopes = run_through(end, inputs, label_rows(labels, 10).to(inputs), 4).slopes
+    assert fitting_labels(end, Inputs(inputs, slopes), 4).argmax(1).tolist() == labels.tolist()
