@@ -7,10 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.attack import Observation
+from attacks.attack import NotApplicable, Observation, label_rows
 from attacks.exact.certificate import slopes_at_first
 from attacks.exact.layers import Rectified, Tail, tail, victim
 from attacks.exact.low_rank import Split, split
+from attacks.labels.auto import AutoLabels
+from attacks.labels.counts import whole_counts
 
 REFINEMENTS = 20
 UNCHANGED, EXPLAINED = 1e-3, 0.1  # clipping that is none; share of what is left over that it may leave
@@ -115,22 +117,40 @@ def unclipped(
     inputs: Float[Tensor, "batch inputs"],
     labels: Float[Tensor, "batch classes"],
 ) -> tuple[Observation, Tail, Split]:
-    """Observation, tail and the first layer's split at the size that the examples give the update, where that explains it.
+    """Observation, tail and the first layer's split at the size that the examples give the update, where that explains it."""
+    share = clipped_share(observation, end, end.pictures(inputs, observation.image_shape), labels)
+    return grown(observation, share) if share < 1 else (observation, end, first)
+
+
+def clipped_share(
+    observation: Observation, end: Tail, pictures: Float[Tensor, "batch _ _ _"], labels: Float[Tensor, "batch classes"]
+) -> float:
+    """What is left of the update that these examples make, where they explain it at a smaller size; one where they do not.
 
     Clipping by norm makes the whole update smaller, by a number that is not known, and leaves inputs as they are.
     """
     if observation.steps > 1:
-        return observation, end, first
-    found = run_through(end, inputs, labels, observation.examples).gradients
-    pairs = [(layer.gradient, own[:, : layer.gradient.shape[1]]) for layer, own in zip(end.layers, found, strict=True)]
-    shared, whole = (torch.cat([tensor.flatten() for tensor in some]) for some in zip(*pairs, strict=True))
+        return 1.0
+    _, found = slopes_at_first(victim(observation), end, pictures, labels, observation)
+    gradient = observation.gradient()
+    shared, whole = (
+        torch.cat([some[name].double().flatten() for name in found if name in gradient]) for some in (gradient, found)
+    )
     share = float(shared @ whole / whole.square().sum())
     explained = (shared - share * whole).norm() < EXPLAINED * (shared - whole).norm()
-    if not 0 < share < 1 - UNCHANGED or not explained:
-        return observation, end, first
-    observation = replace(observation, update=observation.update.map(lambda tensor: tensor / share))
+    return share if 0 < share < 1 - UNCHANGED and explained else 1.0
+
+
+def grown(observation: Observation, share: float) -> tuple[Observation, Tail, Split]:
+    """Observation, tail and the first layer's split at the size of which clipping left that share."""
+    observation = enlarged(observation, share)
     end = tail(observation)
     return observation, end, split(end.layers[0].gradient, observation.examples)
+
+
+def enlarged(observation: Observation, share: float) -> Observation:
+    """The observation before its update was clipped to that share of its size."""
+    return replace(observation, update=observation.update.map(lambda tensor: tensor / share))
 
 
 def refined(
@@ -158,3 +178,19 @@ def refined(
         if change < 1e-12:
             break
     return best
+
+
+def completed_labels(observation: Observation, classes: Tensor, rng: torch.Generator) -> Tensor:
+    """The found labels first, then as many more as there are examples, from what `auto` restores less what was found."""
+    rows = label_rows(classes.cpu(), observation.classes)
+    missing = observation.examples - len(rows)
+    if missing <= 0:
+        return rows[: observation.examples]
+    try:
+        guessed = AutoLabels().reconstruct(observation, rng).labels
+    except NotApplicable:
+        guessed = None
+    left = torch.ones(observation.classes) if guessed is None else (guessed.sum(0) - rows.sum(0)).clamp_min(0)
+    left = left if left.sum() > 0 else torch.ones(observation.classes)
+    counts = whole_counts(left / left.sum() * missing, missing)
+    return torch.cat([rows, label_rows(torch.arange(observation.classes).repeat_interleave(counts), observation.classes)])

@@ -32,6 +32,8 @@ TOLERANCES = (1e-6, 1e-5, 1e-4, 1e-3)  # by how much the search may leave a pixe
 FARTHEST = 1e3  # coordinate of a point
 DARKNESS = 0.003  # worth of all pixels together against that of the one that is made bright
 FITS = 0.02  # relative error up to which an input explains its share of a gradient
+SAME = 0.999  # cosine of two examples' pixels above which they are one
+AGREE = 0.005  # relative difference of two examples' amounts in an update that was clipped
 REFINEMENTS = 12
 NOISE_ROWS = 8  # of a gradient, at least, that tell how noisy it is
 
@@ -87,6 +89,7 @@ class ExtremePoints(Attack):
 
     Pictures that were not found are grey and not certified; for their labels see `remaining_labels`. An example of which the
     model is sure leaves nothing in the update but rounding, and no method finds it.
+    Clipping by norm is undone after one step, once two examples agree by how much.
     After one step a picture is certified if the known model, given it, answers with a slope that the gradient holds, in the
     right amount, and if all its pixels are multiples of 1/255. After several steps the levels alone decide.
     Raises `NotApplicable` where there is no such layer, or several local steps moved what stands before it.
@@ -102,6 +105,7 @@ class ExtremePoints(Attack):
         parts = here = spanned(gradient, observation.examples)
         inside, answer = space(parts, end), Answer(observation, end)
         members: list[Member] = []
+        strangers: list[tuple[Member, float]] = []
         points: list[Tensor] = []
         began, idle = time.monotonic(), 0
         for turn in itertools.count():
@@ -112,7 +116,12 @@ class ExtremePoints(Attack):
             point = vertex(inside, objective(inside, points, rng), tolerance)
             if point is not None:
                 point = polished(inside, point, tolerance)
-                member = judged(parts, answer, inputs(here, point), inside)
+                member = judged(parts, answer, given := inputs(here, point), inside)
+                if member is None and not members and observation.steps == 1:
+                    answer.size = 1.0
+                    strangers.append(likeness(parts, answer, given, inside))
+                    answer.size = clipped_to(strangers, parts.rank)
+                    member = judged(parts, answer, given, inside) if answer.size < 1 else None
                 if member is not None and joined(members, member):
                     points.append(point)
                     idle = 0
@@ -240,11 +249,12 @@ def polished(inside: Space, point: Float[Tensor, " rank"], tolerance: float) -> 
 class Answer:
     """What the known model answers to one input of the layer, and how its logits depend on the layer's output.
 
-    `share`: of the way from the model sent (0) to the one that the client reached (1).
+    `share`: of the way from the model sent (0) to the one that the client reached (1). `size`: of the update, as clipping by
+    norm left it, in units of what it was.
     """
 
     def __init__(self, observation: Observation, end: Tail, share: float = 0.0):
-        self.observation, self.end = observation, end
+        self.observation, self.end, self.size = observation, end, 1.0
         self.model = victim(observation)
         for name, reached in parameters_at(observation, share).items() if share else ():
             self.model.get_parameter(name).data = reached.double()
@@ -255,7 +265,7 @@ class Answer:
         logits = self._logits(output, pixels)
         rows = torch.stack([torch.autograd.grad(logit, output, retain_graph=True)[0] for logit in logits])
         errors = torch.softmax(logits.detach(), 0) - torch.eye(len(logits)).to(logits)
-        return errors @ rows / self.observation.examples
+        return self.size * errors @ rows / self.observation.examples
 
     def probabilities(self, pixels: Float[Tensor, " pixels"]) -> Float[Tensor, " classes"]:
         """Of the classes, as the model has them for an example with these pixels."""
@@ -280,12 +290,20 @@ class Answer:
 
 
 def judged(parts: Split, answer: Answer, given: Float[Tensor, " columns"], inside: Space) -> Member | None:
-    """The example whose input that is, or None where the model knows of none.
+    """The example whose input that is, or None where the model knows of none."""
+    member, amount = likeness(parts, answer, given, inside)
+    # after several local steps the slope is a sum along the way, and lies in the column space only nearly
+    fits = abs(amount - 1) < FITS if answer.observation.steps == 1 else member.certified
+    return member if fits else None
+
+
+def likeness(parts: Split, answer: Answer, given: Float[Tensor, " columns"], inside: Space) -> tuple[Member, float]:
+    """What that input would be as an example, and how often the gradient holds it; nought where it does not.
 
     An example with input x and slope d is a summand `d x` of the gradient G. That it is one shows by two things that the
     search does not see: d lies in the column space of G, and `d G+ x` is 1 (Wedderburn's rank reduction).
     """
-    observation, end = answer.observation, answer.end
+    end = answer.end
     weights = given @ parts.right.T / parts.values.square()  # how the input is combined of what the directions hold
     pixels = pixels_of(end, given[:-1])
     slopes = answer.slopes(pixels)
@@ -296,10 +314,26 @@ def judged(parts: Split, answer: Answer, given: Float[Tensor, " columns"], insid
     levels = pixels * LEVELS
     away = float((levels - levels.round()).abs().max())
     exact = end.slope is not None and away < min(LEVEL_ERROR + 3 * LEVELS * error, FARTHEST_LEVEL)
-    fits = exact  # after several local steps the slope is a sum along the way, and lies in the column space only nearly
-    if observation.steps == 1:
-        fits = float(outside[label]) < FITS and abs(float(seen[label] @ weights) - 1) < FITS
-    return Member(levels.round() / LEVELS if exact else pixels, label, exact) if fits else None
+    amount = float(seen[label] @ weights) if float(outside[label]) < FITS else 0.0
+    return Member(levels.round() / LEVELS if exact else pixels, label, exact), amount
+
+
+def clipped_to(strangers: list[tuple[Member, float]], rank: int) -> float:
+    """What clipping by norm left of the update, by what it holds too often to be its examples; one where no two agree.
+
+    An update that was made smaller holds every example more than once by the model's slopes, and each as often.
+    """
+    often = [(member, amount) for member, amount in strangers if amount > 1 + FITS]
+    if rank == 1 and often:
+        return 1 / often[0][1]
+    for (one, amount), (other, again) in itertools.combinations(often, 2):
+        if abs(amount / again - 1) < AGREE and not _same(one, other):
+            return 2 / (amount + again)
+    return 1.0
+
+
+def _same(one: Member, other: Member) -> bool:
+    return float(functional.cosine_similarity(one.pixels, other.pixels, dim=0)) > SAME
 
 
 def refined(gradient: Tensor, parts: Split, answer: Answer, members: list[Member], inside: Space) -> list[Member]:
@@ -336,7 +370,7 @@ def relabelled(gradient: Tensor, answers: list[Answer], members: list[Member]) -
 def joined(members: list[Member], new: Member) -> bool:
     """Adds an example that is not there yet, or puts a certified one in the place of one that is nearly it."""
     for index, member in enumerate(members):
-        if functional.cosine_similarity(member.pixels, new.pixels, dim=0) > 0.999:
+        if _same(member, new):
             better = new.certified and not member.certified
             if better:
                 members[index] = new
@@ -383,7 +417,7 @@ def remaining_labels(answers: list[Answer], members: list[Member]) -> Float[Tens
     rest = torch.zeros(observation.classes, dtype=torch.float64)
     gradient = last_layer(observation).bias_gradient
     if gradient is not None:
-        rest = observation.examples * gradient.cpu()
+        rest = observation.examples * gradient.cpu() / answers[0].size
         for member in members:
             rest -= torch.stack([a.probabilities(member.pixels) for a in answers]).mean(0).cpu()
             rest[member.label] += 1

@@ -10,6 +10,7 @@ from attacks.attack import NotApplicable, Observation
 from attacks.exact.assembly import Inputs, fitting_labels, inputs_of, run_through, walked_back
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import split
+from attacks.exact.search import searched_through
 from attacks.exact.spear import Spear, sampled
 from attacks.exact.spear_plus import SpearPlus
 
@@ -75,7 +76,7 @@ def _sampled(observation: Observation, end: Tail, seconds: float, rng: torch.Gen
 def _searched(observation: Observation, end: Tail, seconds: float, rng: torch.Generator) -> Inputs | None:
     hidden, last = end.layers[-2:]
     parts = split(hidden.gradient, observation.examples)
-    found = SpearPlus(seconds=seconds).directions(observation, parts, hidden, last, rng).directions
+    found = searched_through(observation, parts, hidden, last, SpearPlus(seconds=seconds).effort(), rng).directions
     if found.shape[1] != observation.examples:
         return None
     return walked_back(end, len(end.layers) - 2, inputs_of(hidden, parts, found))

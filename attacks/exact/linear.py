@@ -7,9 +7,10 @@ al., ICLR 2024, whose label and features come from one equation in one unknown.
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.exact.assembly import Inputs, walked_back
+from attacks.exact.assembly import Inputs, clipped_share, enlarged, walked_back
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Rectified, Tail, dtype_of, entry, tail, victim
 from attacks.exact.low_rank import split
@@ -17,6 +18,7 @@ from attacks.labels.last_layer import common_input, last_layer
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import settings
 
+HARD = 5e-11  # how far from one the cosine of errors and those of a hard label may be: an angle of 1e-5
 GRID, ZOOM, ZOOMS = 2000, 17, 14
 
 
@@ -54,7 +56,10 @@ class Linear(Attack):
                 raise NotApplicable("without biases, linear layers with ReLU between must lead from the picture to the classes")
             rows = _soft_label(observation)
             pictures = first.pictures(_walked(end, rows[0]), observation.image_shape)
-        certificate = certify(observation, first, split(layer.gradient, 1), pictures, rows)
+        if (share := clipped_share(observation, first, pictures, rows)) < 1:
+            observation = enlarged(observation, share)
+            first = entry(observation)
+        certificate = certify(observation, first, split(first.layers[0].gradient, 1), pictures, rows)
         return Reconstruction(
             images=pictures.nan_to_num(0.5).clamp(0, 1).cpu().to(dtype_of(observation)),
             labels=rows.float().cpu(),
@@ -65,12 +70,20 @@ class Linear(Attack):
 
 
 def _label(observation: Observation, pictures: Tensor) -> Float[Tensor, "1 classes"]:
-    """The row of class probabilities that explains the last layer's gradient."""
+    """The row of class probabilities that explains the last layer's gradient; one class, where the gradient has its direction.
+
+    Clipping by norm makes errors smaller, and a hard label's then are those of a soft one that no client would choose.
+    """
     last = last_layer(observation)
     if last.bias_gradient is None:
         return _soft_label(observation)
     with torch.no_grad():
-        row = (torch.softmax(victim(observation)(pictures), 1) - last.bias_gradient).clamp_min(0)
+        answer = torch.softmax(victim(observation)(pictures), 1)
+    every = torch.eye(answer.shape[1]).to(answer)
+    alike = functional.cosine_similarity(answer - every, last.bias_gradient[None])
+    if alike.max() > 1 - HARD:
+        return every[alike.argmax()][None]
+    row = (answer - last.bias_gradient).clamp_min(0)
     return row / row.sum()
 
 

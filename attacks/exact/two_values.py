@@ -23,6 +23,8 @@ used, the zeros, the values and the signs:
 The method is this project's own.
 """
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -107,7 +109,7 @@ class Search:
     """What to search for: directions of class `own` that are not among those `found`.
 
     `typical`: errors of an example of that class, roughly. `expected`: how many of its examples are still to be found,
-    roughly. `seed`: of the starts.
+    roughly. `seed`: of the starts. `seconds`: after which reflections end.
     """
 
     own: int
@@ -116,6 +118,7 @@ class Search:
     expected: int
     reflections: int
     seed: int
+    seconds: float = math.inf
 
 
 def searched(
@@ -145,6 +148,7 @@ def _reflected(parts: Split, answers: Reach, outgoing: Tensor, starts: int, sear
     """Sets of open units that relaxed reflections came near to."""
     left, own, errors, known = parts.left, search.own, search.typical, search.found.directions
     value, rng = outgoing @ errors, torch.Generator().manual_seed(search.seed)
+    until = time.monotonic() + search.seconds
     basis = torch.linalg.qr(known)[0]
     weighted = left * value[:, None]
     form = weighted.T @ weighted
@@ -176,7 +180,7 @@ def _reflected(parts: Split, answers: Reach, outgoing: Tensor, starts: int, sear
             masks.append((wanted[:, near] != 0).T)
             directions.append(inside[:, near].T)
             distances.append(far[near])
-            if float(far.median()) < DONE:
+            if float(far.median()) < DONE or time.monotonic() > until:
                 break
             if moves.shape[1] and step >= 2 * GLANCE:
                 shift = _shift(space, base, moves, (wanted != 0).T, PRIOR)

@@ -1,5 +1,7 @@
 """Pictures with black pixels come back to the bit, on trained networks after local epochs too; what is certified is right."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,20 @@ def test_a_batch_comes_back_to_the_bit_whatever_the_activation(activation):
         assert found.certified.all(), found.verdict
         assert there(found, batch).all()
         assert found.identifiable
+        assert restored(found.labels) == counts(batch.labels)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.9])
+@pytest.mark.parametrize("size", [1, 6])
+def test_a_clipped_update_gives_the_pictures_all_the_same(share, size):
+    for seed in range(3):
+        batch = digits(size, seed)
+        observation = observe(MLP(width=64).build((1, 8, 8), 10, seed), batch)
+        clipped = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        found = ExtremePoints().reconstruct(clipped, generator(seed))
+        assert found.certified is not None
+        assert found.certified.all(), found.verdict
+        assert there(found, batch).all()
         assert restored(found.labels) == counts(batch.labels)
 
 

@@ -56,7 +56,7 @@ def test_noise_that_no_attack_could_take_out_is_said():
     assert forecast(model, 4)["spear-plus"].probability > 0.95
 
 
-@pytest.mark.parametrize("attack", ["spear", "spear-plus"])
+@pytest.mark.parametrize("attack", ["spear", "spear-plus", "peeling"])
 def test_clipping_changes_no_odds(attack):
     model = MLP(width=100).build(SHAPE, 10, 0)
     assert forecast(model, 4, clipped=0.1)[attack].probability == pytest.approx(

@@ -1,5 +1,7 @@
 """One example is solved for exactly, from hard, smoothed and mixed labels, with biases and without."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -51,6 +53,23 @@ def test_without_biases_the_whole_network_is_walked_back(kind):
         found = Linear().reconstruct(seen(model, picture, soft_label(kind, 10, seed).double()), generator(0))
         assert found.images is not None
         assert (found.images - picture).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("share", [0.03, 0.9])
+def test_a_clipped_update_of_a_hard_label_gives_both_all_the_same(share):
+    for seed in range(5):
+        model = MLP(width=64).build(SHAPE, 10, seed).double()
+        picture = torch.rand(1, *SHAPE, generator=generator("picture", seed), dtype=torch.float64)
+        label = soft_label("hard", 10, seed).double()
+        whole = seen(model, picture, label)
+        clipped = replace(whole, update=whole.update.map(lambda tensor: share * tensor))
+        found = Linear().reconstruct(clipped, generator(0))
+        assert found.images is not None
+        assert found.certified is not None
+        assert (found.images - picture).abs().max() < 1e-9
+        assert found.labels is not None
+        assert found.labels[0].equal(label.float())
+        assert found.certified.all(), found.verdict
 
 
 def test_what_it_cannot_do_is_said():

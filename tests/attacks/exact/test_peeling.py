@@ -1,13 +1,19 @@
 """Peeling is exact where units see pictures alone, leaves the rest to spear-plus, and believes nothing that is not there."""
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attacks import NotApplicable, Observation
-from attacks.exact import Peeling
+from attacks.exact import Peeling, SpearPlus, alternation, spear_plus
+from attacks.exact.alternation import Seen, taken_out
+from attacks.exact.isolation import Peeled, believed, errors_of, opened_to_all, peeled, with_one
 from attacks.exact.layers import tail
 from attacks.exact.low_rank import split
-from attacks.exact.peeling import Peeled, believed, errors_of, opened_to_all, peeled, with_one
+from attacks.exact.search import searched_through
+from attacks.exact.two_values import Found
 from learning.models import MLP, LeNet5
 from learning.tensors import Batch, generator
 from learning.training import Training
@@ -50,6 +56,63 @@ def test_what_no_unit_sees_alone_is_left_to_spear_plus():
             assert nearest.max() < 1e-6
         whole += bool(found.certified.all())
     assert whole >= 2
+
+
+@pytest.mark.parametrize("share", [0.03, 0.9])
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_clipped_update_gives_the_pictures_all_the_same(share, finish):
+    for seed in range(3):
+        observation, batch = bright(6, seed, 300)
+        clipped = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        found = Peeling(finish=finish).reconstruct(clipped, generator(seed))
+        assert restored(found.labels) == counts(batch.labels)
+        check_certified(found, batch, 1e-9)
+
+
+def half_of(whole: Found) -> Found:
+    """The first half of the directions of sixteen examples."""
+    assert whole.directions.shape[1] == 16, "the test needs all directions"
+    return Found(whole.directions[:, :8], whole.classes[:8], whole.errors[:8], whole.open[:8], whole.left_over[:8])
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_examples_found_by_direction_are_taken_out_although_others_are_missing(share):
+    for seed in range(3):
+        observation, batch = bright(16, seed, 300)
+        observation = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        end = tail(observation)
+        parts = split(end.layers[0].gradient, 16)
+        whole = searched_through(observation, parts, *end.layers, SpearPlus().effort(), generator(seed))
+        seen, some = taken_out(Seen(observation, end, parts), half_of(whole))
+        assert len(some) > 0
+        distances = torch.cdist(some.inputs, end.inputs(batch.images))
+        assert distances.amin(1).max() < 1e-6
+        assert batch.labels[distances.argmin(1)].equal(some.classes)
+        rest = seen.without(some)
+        assert rest.observation.examples == rest.parts.rank == 16 - len(some)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_spear_plus_leaves_its_rest_to_peeling(monkeypatch, share):
+    """Its search ends with half of the directions, as its seconds may; then no other is made."""
+    every = spear_plus.passes
+
+    def halved(*given) -> Iterator[Found]:
+        *_, whole = every(*given)
+        yield half_of(whole)
+
+    def none(*given) -> Iterator[Found]:
+        raise AssertionError("peeling alone restores what is left")
+        yield
+
+    monkeypatch.setattr(spear_plus, "passes", halved)
+    monkeypatch.setattr(alternation, "passes", none)
+    for seed in range(3):
+        observation, batch = bright(16, seed, 300)
+        observation = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        found = SpearPlus().reconstruct(observation, generator(seed))
+        assert restored(found.labels) == counts(batch.labels)
+        check_certified(found, batch, 1e-9)
 
 
 def test_a_picture_that_alone_shuts_a_unit_is_restored_as_well():

@@ -90,7 +90,7 @@ def test_a_last_missing_direction_follows_from_the_others():
         fewer = Found(
             found.directions[:, kept], found.classes[kept], found.errors[kept], found.open[kept], found.left_over[kept]
         )
-        again = completed(fewer, parts, hidden, outgoing, dict(enumerate(every)), 1e-8, math.inf, rng)
+        again = completed(fewer, parts, hidden, last, dict(enumerate(every)), 1e-8, math.inf, rng)
         assert again.directions.shape[1] == 6
         torch.testing.assert_close(again.directions[:, 5], found.directions[:, out], rtol=0, atol=1e-9)
 

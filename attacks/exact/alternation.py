@@ -1,0 +1,160 @@
+"""Peeling and the search of `spear-plus` in turn: what one leaves of a batch is a smaller batch for the other."""
+
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attacks.attack import Observation, Reconstruction, label_rows
+from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of, refined, run_through, unclipped
+from attacks.exact.certificate import certify
+from attacks.exact.isolation import (
+    Peeled,
+    apart,
+    believed,
+    errors_expected,
+    none_of,
+    peeled,
+    released,
+    share_of,
+    tolerance_of,
+)
+from attacks.exact.layers import Tail, dtype_of
+from attacks.exact.low_rank import Split, split
+from attacks.exact.search import Effort, passes
+from attacks.exact.two_values import Found
+
+TRUSTED = 1e-3  # error of a picture that is certified by itself
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is taken apart: an update of a network with one hidden layer of ReLU that sees the picture, and has a bias.
+
+    `parts`: the split of the hidden layer's gradient.
+    """
+
+    observation: Observation
+    end: Tail
+    parts: Split
+
+    def unclipped_by(self, candidates: Peeled) -> "Seen":
+        """The same at the size that these give the update, where they are examples; their inputs do not depend on it."""
+        share = share_of(self.end, self.parts, candidates, self.observation.examples)
+        return Seen(*grown(self.observation, share)) if share < 1 - UNCHANGED else self
+
+    def peeled(self, known: Peeled | None = None) -> Peeled:
+        """The examples known, and what peeling finds beside them."""
+        return peeled(self.end, self.parts, self.observation.examples, known)
+
+    def without(self, known: Peeled) -> "Seen":
+        """The update of the other examples."""
+        examples = self.observation.examples
+        rest = examples - len(known)
+        rows = label_rows(known.classes, self.observation.classes).to(known.inputs)
+        explained = run_through(self.end, known.inputs, rows, examples).gradients
+        layers = tuple(
+            replace(layer, gradient=(layer.gradient - own[:, : layer.gradient.shape[1]]) * examples / rest)
+            for layer, own in zip(self.end.layers, explained, strict=True)
+        )
+        end = replace(self.end, layers=layers)
+        return Seen(replace(self.observation, examples=rest), end, split(layers[0].gradient, rest))
+
+
+def unfit(observation: Observation, end: Tail) -> str:
+    """Why examples cannot be peeled off such an update; empty where they can."""
+    if observation.steps != 1:
+        return f"units are peeled off one local step's gradient, and the client made {observation.steps}"
+    if len(end.layers) != 2 or end.slope is None:
+        return "the network is not one hidden layer of ReLU that sees the picture; see spear-plus"
+    if end.layers[0].bias is None:
+        return f"layer '{end.layers[0].name}' has no bias, whose gradient says how large an input is"
+    return ""
+
+
+def alone(seen: Seen) -> tuple[Seen, Peeled]:
+    """What peeling finds, at the update's size before it was clipped, where it was."""
+    if len(found := seen.peeled()):
+        return seen, found
+    larger = seen.unclipped_by(apart(seen.end, seen.parts, seen.observation.examples))
+    return (seen, found) if larger is seen else (larger, larger.peeled())
+
+
+def taken_out(seen: Seen, found: Found) -> tuple[Seen, Peeled]:
+    """The examples behind directions that are not all of the batch, where units tell their inputs and the model agrees."""
+    new = released(seen.end, seen.parts, seen.observation.examples, found)
+    seen = seen.unclipped_by(new)
+    return seen, new.at(believed(seen.end, seen.parts, new, seen.observation.examples, tolerance_of(seen.parts)))
+
+
+def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator) -> tuple[Seen, Peeled, Peeled]:
+    """From examples that are certain, more: searched for in what they leave, peeled off what those leave, and so on.
+
+    Returns those that are certain, each by itself, and all: where the search takes all that were left apart at once, they
+    stand or fall together.
+    """
+    while len(certain) < seen.parts.rank and time.monotonic() < effort.deadline:
+        rest = seen.without(certain) if len(certain) else seen
+        new = none_of(seen.end)
+        for found in passes(rest.observation, rest.parts, *rest.end.layers, effort, rng):
+            if (count := found.directions.shape[1]) == rest.parts.rank:
+                inputs = inputs_of(rest.end.layers[0], rest.parts, found.directions).inputs
+                return seen, certain, certain.joined_by(Peeled(inputs, found.classes))
+            if count > rest.parts.rank:
+                break
+            rest, new = taken_out(rest, found)
+            if len(new):
+                break
+        seen = rest if not len(certain) else seen
+        if not len(more := seen.peeled(certain.joined_by(new))) > len(certain):
+            break
+        certain = more
+    return seen, certain, certain
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Pictures of examples found, which of them are certified, and a sentence that says how."""
+
+    pictures: Float[Tensor, "found channels height width"]
+    certified: Bool[Tensor, " found"]
+    sentence: str
+
+
+def reconstruction(seen: Seen, certain: Peeled, found: Peeled, rng: torch.Generator) -> Reconstruction:
+    """The batch, where all were found and the whole is proven; or those that are certain by themselves, and grey."""
+    proof = _proof_of_all(seen, found) if len(found) == seen.parts.rank else None
+    if proof is None or (len(certain) < len(found) and not proof.certified.all()):
+        found, proof = certain, _proof_of_some(seen, certain)
+    observation = seen.observation
+    missing = observation.examples - len(found)
+    grey = proof.pictures.new_full((missing, *observation.image_shape), 0.5)
+    return Reconstruction(
+        images=torch.cat([proof.pictures.nan_to_num(0.5).clamp(0, 1), grey]).cpu().to(dtype_of(observation)),
+        labels=completed_labels(observation, found.classes, rng),
+        certified=torch.cat([proof.certified.cpu(), torch.zeros(missing, dtype=torch.bool)]),
+        identifiable=bool(proof.certified.any()),
+        verdict=f"{proof.sentence}; {len(certain)} examples were peeled off",
+    )
+
+
+def _proof_of_all(seen: Seen, found: Peeled) -> Proof:
+    """Of a whole batch: run through the model, it gives the update."""
+    rows = label_rows(found.classes.cpu(), seen.observation.classes).to(found.inputs)
+    observation, end, parts = unclipped(seen.observation, seen.end, seen.parts, found.inputs, rows)
+    pictures = refined(observation, end, found.inputs, rows)
+    certificate = certify(observation, end, parts, pictures, rows)
+    return Proof(pictures, certificate.certified, certificate.sentence)
+
+
+def _proof_of_some(seen: Seen, found: Peeled) -> Proof:
+    """Of single examples, where others were not found."""
+    observation, end = seen.observation, seen.end
+    assert end.slope is not None
+    error = errors_expected(end, seen.parts, observation.examples, found) / end.slope.abs().min()
+    word = f"{len(found)} of {observation.examples} pictures were peeled off, and the model agrees with each"
+    if len(found):
+        word += f"; {int((error < TRUSTED).sum())} of them are certified to be within {TRUSTED:.0e}"
+    return Proof(end.pictures(found.inputs, observation.image_shape), error < TRUSTED, word)
