@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attacks.attack import Observation, Reconstruction, label_rows
+from attacks.attack import NotApplicable, Observation, Reconstruction, label_rows
 from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of, refined, run_through, unclipped
 from attacks.exact.certificate import certify
 from attacks.exact.isolation import (
     Peeled,
-    apart,
     believed,
+    clearest,
     errors_expected,
     none_of,
     peeled,
@@ -78,7 +78,7 @@ def alone(seen: Seen) -> tuple[Seen, Peeled]:
     """What peeling finds, at the update's size before it was clipped, where it was."""
     if len(found := seen.peeled()):
         return seen, found
-    larger = seen.unclipped_by(apart(seen.end, seen.parts, seen.observation.examples))
+    larger = seen.unclipped_by(clearest(seen.end, seen.parts, seen.observation.examples))
     return (seen, found) if larger is seen else (larger, larger.peeled())
 
 
@@ -96,7 +96,10 @@ def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator
     stand or fall together.
     """
     while len(certain) < seen.parts.rank and time.monotonic() < effort.deadline:
-        rest = seen.without(certain) if len(certain) else seen
+        try:
+            rest = seen.without(certain) if len(certain) else seen
+        except NotApplicable:  # too little is left to tell it apart
+            break
         new = none_of(seen.end)
         for found in passes(rest.observation, rest.parts, *rest.end.layers, effort, rng):
             if (count := found.directions.shape[1]) == rest.parts.rank:

@@ -138,6 +138,8 @@ def released(end: Tail, parts: Split, examples: int, found: Found) -> Peeled:
     least absolute deviations of whole rows, by reweighted least squares. The model is asked which inputs
     have slopes that the gradient holds; how much of them, clipping may have changed.
     """
+    if not len(found.classes):
+        return none_of(end)
     gradient, outgoing = examples * end.layers[0].gradient, end.layers[1].weight.T
     slopes = gradient.new_zeros(len(gradient), found.directions.shape[1])
     slopes[parts.live] = parts.left @ found.directions
@@ -181,7 +183,7 @@ def _least_deviations(
     return unknown
 
 
-def apart(end: Tail, parts: Split, examples: int) -> Peeled:
+def clearest(end: Tail, parts: Split, examples: int) -> Peeled:
     """What the clearest units say that may be left with a single example, of every class: candidates."""
     gradient = examples * end.layers[0].gradient
     sides = [_apart(end, gradient, opened=True)]

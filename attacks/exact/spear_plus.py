@@ -21,7 +21,9 @@ class SpearPlus(Attack):
 
     The last hidden layer is taken apart by the search of `two_values`; the layers before it follow by least squares, since
     a layer's input says where ReLU was open in the layer before. Where a picture stands at the beginning, the pictures are
-    brought to the update's precision and certified; where convolutions do, the labels are all that is returned.
+    brought to the update's precision and certified; where convolutions do, the labels are all that is returned. If not all
+    examples are found in one hidden layer, those whose inputs units tell are peeled off, and what they leave is a smaller
+    update for `peeling` and for the search again. Clipping by norm is undone.
 
     `starts`: of the search, at once and for one class. `reflections`: of each in the first pass, and more in each later one.
     `rounds`: passes over the classes. `seconds`: after which the search gives up. Helpers search for other classes meanwhile.
