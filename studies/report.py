@@ -26,6 +26,7 @@ from learning.partitions import PARTITIONS
 from studies.attacking import truth
 from studies.config import Cell, Plan
 from studies.evidence import Evidence, Picked, Point
+from studies.exactness import exact_tables
 from studies.ledger import Ledger, Result, Victim
 from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
@@ -73,6 +74,7 @@ def page(ledger: Ledger) -> str:
         seeds=ledger.plan.study.seeds,
         restorations=restorations,
         restoration_plots=_restoration_plots(evidence, restorations),
+        exact=exact_tables(evidence),
         galleries=pictures,
         galleries_left_out=pictures_left_out,
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},

@@ -39,8 +39,20 @@ class RestorationLine:
     @property
     def state(self) -> str:
         """The state of the model in words."""
-        known = "" if self.accuracy is None else f", accuracy {self.accuracy:.1%}".replace("%", " %")
-        return f"round {self.round}{known}"
+        return state_of(self.round, self.accuracy)
+
+
+def state_of(round: int, accuracy: float | None) -> str:
+    """The state in words of the model that was sent in that round."""
+    known = "" if accuracy is None else f", accuracy {accuracy:.1%}".replace("%", " %")
+    return f"round {round}{known}"
+
+
+def accuracy_before(evidence: Evidence, setting: str, defense: str, round: int) -> float | None:
+    """Accuracy, a mean over seeds, of the model that was sent in that round, or as it was last measured before."""
+    curve = evidence.curves[setting, defense].accuracy
+    measured = [before for before in curve if before < round]
+    return sum(curve[measured[-1]]) / len(curve[measured[-1]]) if measured else None
 
 
 def restoring(evidence: Evidence) -> list[AttackInfo]:
@@ -71,9 +83,7 @@ def _line(evidence: Evidence, methods: list[AttackInfo], setting: str, defense: 
         right = estimated(of(name, "label_accuracy"))
         return Restored(right, mean(name, "exact_counts"), mean(name, "counts_covered"), list(sentences)) if results else None
 
-    curve = evidence.curves[setting, defense].accuracy
-    measured = [before for before in curve if before < round]
-    accuracy = sum(curve[measured[-1]]) / len(curve[measured[-1]]) if measured else None
+    accuracy = accuracy_before(evidence, setting, defense, round)
     drawn = {control.name: mean(control.name, "label_accuracy") for control in evidence.controls()}
     by_name = {info.name: restored(info.name) for info in methods}
     return RestorationLine(

@@ -239,7 +239,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <p class="warn" role="status"><strong>This run is not finished.</strong> {{ progress['rounds'] }} of {{ progress['rounds in all']|plural('round') }} are over, {{ progress['observations'] }} of {{ progress['updates in all']|plural('update') }} recorded, {{ progress['results'] }} of {{ progress['results in all']|plural('attack') }} on those done. What follows is of what is there, and will change.</p>
 {% endif %}
 <nav aria-label="Contents"><ol>
-<li><a href="#finding">Finding</a></li><li><a href="#results">Results</a></li>{% if prices %}<li><a href="#prices">What assumptions are worth</a></li>{% endif %}<li><a href="#labels">Labels</a></li><li><a href="#pictures">Pictures</a></li><li><a href="#accuracy">Accuracy and leakage</a></li><li><a href="#failures">Failures</a></li><li><a href="#threat">Threat model and limits</a></li><li><a href="#repeat">How to repeat it</a></li>
+<li><a href="#finding">Finding</a></li><li><a href="#results">Results</a></li>{% if prices %}<li><a href="#prices">What assumptions are worth</a></li>{% endif %}<li><a href="#labels">Labels</a></li>{% if exact %}<li><a href="#exact">Exact pictures</a></li>{% endif %}<li><a href="#pictures">Pictures</a></li><li><a href="#accuracy">Accuracy and leakage</a></li><li><a href="#failures">Failures</a></li><li><a href="#threat">Threat model and limits</a></li><li><a href="#repeat">How to repeat it</a></li>
 </ol></nav>
 </header>
 <main>
@@ -356,6 +356,30 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endif %}
 </section>
 
+{% if exact %}
+<section id="exact" aria-labelledby="exact-title">
+<h2 id="exact-title">Exact pictures by setting and state</h2>
+<p class="note">Pictures that came back exactly, in per cent of those attacked, by the setting, the round in which the updates were made (with the accuracy of the {{ 'undefended ' if study.defenses|rejectattr('chain')|list }}model as it was sent) and the defense. Below each figure are its 95 % interval, the shares that the attack certified, and certified falsely, and the share of updates of which every picture came back; beside that, in the first round, the forecast of it, which knows the initial model and public pictures alone. A dash: the attack does not apply there, or gave no picture.</p>
+{% for attack, lines in exact.items() %}
+<div class="scroll wide-table" role="region" aria-label="Exact pictures of {{ attack }}" tabindex="0"><table class="results">
+<caption>{{ attack }}: exact pictures, %</caption>
+<thead><tr><th scope="col">State</th>{% for name in lines[0].shares %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for line in lines %}
+<tr><th scope="row">{{ line.state }}{% if line.setting %} <small>{{ line.setting }}</small>{% endif %}</th>
+{% for share in line.shares.values() %}
+{% if share.exact %}
+<td><span class="value">{{ (share.exact.mean * 100)|number(1) }}</span>{% if share.exact.low is not none %} <small class="interval">{{ interval(share.exact.low, share.exact.high, 100) }}</small>{% endif %}{% if share.certified is not none %} <small>certified {{ share.certified|percent }}, falsely {{ share.false|percent }}</small>{% endif %} <small>whole {{ share.whole|percent }}{% if share.forecast is not none %}, forecast {{ share.forecast|percent }}{% endif %}</small></td>
+{% else %}
+<td class="dash">–{% if share.forecast is not none %} <small>forecast {{ share.forecast|percent }}</small>{% endif %}</td>
+{% endif %}
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+{% endfor %}
+</section>
+
+{% endif %}
 <section id="pictures" aria-labelledby="pictures-title">
 <h2 id="pictures-title">Pictures</h2>
 {% if galleries %}

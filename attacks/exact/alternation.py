@@ -157,7 +157,8 @@ def _proof_of_some(seen: Seen, found: Peeled) -> Proof:
     observation, end = seen.observation, seen.end
     assert end.slope is not None
     error = errors_expected(end, seen.parts, observation.examples, found) / end.slope.abs().min()
+    certified = (error < TRUSTED) & (tolerance_of(seen.parts) < TRUSTED)  # what fits within more proves nothing
     word = f"{len(found)} of {observation.examples} pictures were peeled off, and the model agrees with each"
     if len(found):
-        word += f"; {int((error < TRUSTED).sum())} of them are certified to be within {TRUSTED:.0e}"
-    return Proof(end.pictures(found.inputs, observation.image_shape), error < TRUSTED, word)
+        word += f"; {int(certified.sum())} of them are certified to be within {TRUSTED:.0e}"
+    return Proof(end.pictures(found.inputs, observation.image_shape), certified, word)

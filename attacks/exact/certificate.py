@@ -13,7 +13,10 @@ from attacks.exact.low_rank import Split
 from learning.tensors import Tensors
 
 SLACK = 5.0  # how many times the update's noise the remainder may be
-LARGEST_ERROR = 0.01  # expected error of a pixel, in units of the range, up to which a picture is called restored
+LARGEST_NOISE = 0.02  # share of a gradient that noise may explain: what agrees within more than that proves nothing
+DEVIATIONS = 2.0  # standard deviations that noise gives to a pixel: units that it opens or shuts wrongly add to them
+LARGEST_ERROR = 0.01  # error of a pixel, in units of the range, up to which a picture is called restored
+FARTHEST = 2.5  # times the error, by which a pixel may miss its range
 FLOOR = {torch.float64: 1e-10, torch.float32: 1e-6}  # relative remainder that rounding on the client's side explains
 
 
@@ -22,18 +25,25 @@ class Certificate:
     """Which pictures are proven, how large a share of the update they leave unexplained, and each one's expected error.
 
     `remainder`: the greatest over the parameters, relative to the parameter's own gradient. `allowed`: what the noise of the
-    update explains, for that parameter. `error`: standard deviation of a pixel, in units of the pixel range.
+    update explains, for that parameter. `noise`: the greatest share of any gradient that it explains. `error`: of a pixel, as
+    many standard deviations as `DEVIATIONS`, in units of the pixel range.
     """
 
     certified: Bool[Tensor, " batch"]
     remainder: float
     allowed: float
+    noise: float
     error: Float[Tensor, " batch"]
 
     @property
     def sentence(self) -> str:
         """The certificate in words."""
         proven = int(self.certified.sum())
+        if not proven and self.noise > LARGEST_NOISE:
+            return (
+                f"no picture is certified: the update's noise explains up to {self.noise:.1g} of a gradient, and what agrees "
+                f"within more than {LARGEST_NOISE:g} proves nothing"
+            )
         if not proven:
             return (
                 f"no picture is certified: run through the model, they leave {self.remainder:.1g} of a gradient unexplained, "
@@ -57,31 +67,32 @@ def certify(
 
     The noise comes from the update alone: it is what lies outside the split's directions, whatever was restored. The search
     never sees most of what is checked here (its own layer's fit aside): the pictures must reproduce every layer's gradient.
-    A picture is certified if the whole batch's remainder is noise, its pixels lie in [0, 1], and noise moves it by less than
-    `LARGEST_ERROR`. `pictures` without an example stand for one whose contribution is below the noise.
+    A picture is certified if the whole batch's remainder is noise, which is at most `LARGEST_NOISE` of every gradient, its
+    pixels lie in [0, 1], and noise moves it by less than `LARGEST_ERROR`. `pictures` without an example stand for one whose
+    contribution is below the noise.
     """
     model = victim(observation)
     slopes, explained = slopes_at_first(model, end, pictures, labels, observation)
     wanted = observation.gradient()
     share = first.noise / float(first.values.square().sum().div(len(first.live) * first.right.shape[1]).sqrt())
     floor = FLOOR.get(next(iter(observation.update.parameters.values())).dtype, 1e-6) / SLACK
-    worst, at = -1.0, (0.0, 0.0)
+    worst, at, most = -1.0, (0.0, 0.0), 0.0
     for name, gradient in explained.items():
         if name not in wanted:
             continue
         size = float(wanted[name].double().square().mean().sqrt())
         rest = float((wanted[name].double() - gradient).square().mean().sqrt())
         allowed = SLACK * max(first.noise, share * size, floor * size)
+        most = max(most, allowed / max(size, 1e-300))
         if allowed > 0 and rest / allowed > worst:
             worst, at = rest / allowed, (rest / max(size, 1e-300), allowed / max(size, 1e-300))
     assert end.slope is not None
     spread = torch.linalg.pinv(slopes).norm(dim=1) * max(first.noise, 1e-16 * float(first.values[0]))
-    error = spread / float(end.slope.abs().min())
-    inside = (pictures > -0.5 / 255 - 5 * error[:, None, None, None]) & (
-        pictures < 1 + 0.5 / 255 + 5 * error[:, None, None, None]
-    )
-    certified = inside.flatten(1).all(1) & (error < LARGEST_ERROR) & (worst <= 1)
-    return Certificate(certified, at[0], at[1], error)
+    error = DEVIATIONS * spread / float(end.slope.abs().min())
+    beyond = 0.5 / 255 + FARTHEST * error[:, None, None, None]
+    inside = (pictures > -beyond) & (pictures < 1 + beyond)
+    certified = inside.flatten(1).all(1) & (error < LARGEST_ERROR) & (worst <= 1) & (most <= LARGEST_NOISE)
+    return Certificate(certified, at[0], at[1], most, error)
 
 
 def slopes_at_first(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from attacks import Reconstruction
+from attacks.exact.forecast import Forecast
 from learning.data import pictures_of
 from learning.tensors import Batch, Update
 from studies.attacking import gallery, truth
@@ -115,8 +116,8 @@ def checked(page: str) -> lxml.html.HtmlElement:
         )
         assert all(heading.get("scope") in ("col", "row") for heading in table.xpath(".//th"))
     assert all(len(tree.xpath(f"//{landmark}")) == 1 for landmark in ("header", "nav", "main", "footer"))
-    optional = "What assumptions are worth"
-    assert [heading for h2 in tree.xpath("//h2") if (heading := h2.text_content()) != optional] == [
+    optional = ("What assumptions are worth", "Exact pictures by setting and state")
+    assert [heading for h2 in tree.xpath("//h2") if (heading := h2.text_content()) not in optional] == [
         "The finding",
         "Results",
         "Labels by method and state",
@@ -476,6 +477,31 @@ def test_labels_are_told_by_method_and_state_with_refusals_in_their_cells(tmp_pa
     drawn = text_of(tree.xpath("//section[@id='labels']//figure")[0])
     assert "geng" in drawn
     assert "null (control)" in drawn
+
+
+def test_exact_pictures_are_told_by_state_and_defense_beside_their_forecast(tmp_path):
+    raw = RAW | {"attacks": ["spear-plus", "linear", *RAW["attacks"]]}
+    with filled(tmp_path / "run", raw) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim = Victim(cell.index, round, client)
+                attack(ledger, victim, "spear-plus", 1.0 if round == 1 and not cell.defense.chain else 0.5)
+                ledger.record_result(Result(victim, "linear", "not applicable", "one example", {}, None, 0.0), None)
+            if not cell.defense.chain:
+                ledger.record_forecast(cell.index, "spear-plus", Forecast(0.97, "enough to take apart"))
+        tree = checked(page_of(ledger))
+    (table,) = tree.xpath("//section[@id='exact']//table")  # linear applied nowhere
+    assert "spear-plus" in text_of(table.xpath("./caption")[0])
+    assert [text_of(cell) for cell in table.xpath("./thead/tr/th")] == ["State", "clip, then noise", "none"]
+    rows = [[text_of(cell) for cell in row.xpath("./th | ./td")] for row in table.xpath("./tbody/tr")]
+    assert [row[0].split(",")[0] for row in rows] == ["round 1", "round 2"]
+    assert [[cell.split()[0] for cell in row[1:]] for row in rows] == [["0.0", "100.0"], ["0.0", "0.0"]]
+    assert "whole 100, forecast 97" in rows[0][2]
+    assert "forecast" not in rows[1][2]
+
+
+def test_without_an_exact_attack_there_is_no_table_of_exact_pictures(whole):
+    assert not checked(whole[1]).xpath("//section[@id='exact']")
 
 
 def test_a_verdict_and_an_interval_reach_the_page_and_the_table(tmp_path):

@@ -104,6 +104,24 @@ def test_convolutions_before_leave_the_labels():
         assert restored(found.labels) == counts(batch.labels)
 
 
+@pytest.mark.parametrize("level", [1e-4, 1e-3, 0.01, 0.1])
+def test_what_is_certified_of_a_noisy_update_is_within_a_hundredth_and_loud_noise_proves_nothing(level):
+    certified = 0
+    for seed in range(3):
+        observation, batch = seen(8, seed)
+        size = level * next(t for t in observation.update.parameters.values() if t.ndim == 2).square().mean().sqrt()
+        rng = generator("noise", seed)
+        noisy = observation.update.map(lambda t, s=size, r=rng: t + s * torch.randn(t.shape, generator=r, dtype=t.dtype))
+        found = SpearPlus(rounds=4).reconstruct(replace(observation, update=noisy), generator(seed))
+        if found.certified is None or not found.certified.any():
+            continue
+        assert found.images is not None
+        sure = found.images[found.certified]
+        assert (sure[:, None] - batch.images[None]).square().flatten(2).mean(2).sqrt().amin(1).max() < 0.01
+        certified += int(found.certified.sum())
+    assert certified == (24 if level < 0.003 else 0)
+
+
 def test_another_batch_is_not_certified():
     """An update that no batch makes has no certificate: noise as large as the gradient."""
     observation, _ = seen(6, 0)
