@@ -26,6 +26,7 @@ FITS = (50.0, 15.0, 5.0, 5.0)  # deviations of the noise below which a product i
 UNSETTLED = 0.03  # share of an example's activations that noise may leave in doubt
 ROUNDED = 1e-7  # share of a row's size below which a product is zero
 SLICE = 2048  # directions looked at together
+WORK = 2e7  # entries of the systems that are solved at once
 SHARED = 4096  # samples at once from which on helpers draw as many
 GUESSED, GUESSES = 4, 2048  # directions that are guessed from all others, and points drawn for them
 CHOICE = 40  # directions kept for each that is needed, the sparsest
@@ -160,12 +161,12 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
         return Sampled(parts.left.new_zeros(rank, 0), 0)
     units = len(parts.live)
     expected = expected_samples(units, rank)
-    chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected))))
+    chunk = min(chunk, max(64, round(min(chunk, ENOUGH * expected, WORK / rank**2))))
     usual = needed = fewest_zeros(units, rank)
     pool, drawn, newest, score, deadline = _Pool(parts.left), 0, 0, 0.0, time.monotonic() + seconds
 
-    def asked() -> tuple[int, Tensor, int]:
-        return needed, pool.directions, int(torch.randint(2**62, (1,), generator=rng))
+    def asked() -> tuple[int, Tensor, int, float]:
+        return needed, pool.directions, int(torch.randint(2**62, (1,), generator=rng)), deadline - time.monotonic()
 
     for found in (helpers() if chunk >= SHARED else Nobody()).turns(_drawn, (parts, chunk, tolerance), asked):
         drawn += len(found) * chunk
@@ -193,13 +194,15 @@ def sampled(parts: Split, layer: Rectified, chunk: int, samples: int, seconds: f
 
 
 def _drawn(
-    parts: Split, chunk: int, tolerance: float, asked: tuple[int, Float[Tensor, "rank found"], int]
+    parts: Split, chunk: int, tolerance: float, asked: tuple[int, Float[Tensor, "rank found"], int, float]
 ) -> Bool[Tensor, "kept live"]:
     """Which rows are shut, for the examples' directions that so many samples find.
 
-    `asked`: how many zeros they must have, the directions that are known, and the samples' seed.
+    `asked`: how many zeros they must have, the directions that are known, the samples' seed, and seconds after which what was
+    drawn is looked at no more.
     """
-    needed, known, seed = asked
+    needed, known, seed, seconds = asked
+    deadline = time.monotonic() + seconds
     rows, units, screen = _unit_rows(parts), len(parts.live), max(SCREEN, tolerance)
     single = rows.float()
     picks = _subsets(units, parts.rank - 1, chunk, torch.Generator().manual_seed(seed)).to(rows.device)
@@ -210,7 +213,7 @@ def _drawn(
     hits = some[count >= needed]
     if known.shape[1]:
         hits = hits[(vectors[hits].to(known) @ known).abs().amax(1) <= 1 - 1e-5]
-    return _of_one_example(parts, _orthogonal(rows[picks[hits]]), tolerance, needed)
+    return _of_one_example(parts, _orthogonal(rows[picks[hits]]), tolerance, needed, deadline)
 
 
 def _unit_rows(parts: Split) -> Float[Tensor, "live rank"]:
@@ -241,9 +244,11 @@ def _orthogonal(rows: Float[Tensor, "count less rank"]) -> Float[Tensor, "count 
 
 
 def _of_one_example(
-    parts: Split, directions: Float[Tensor, "found rank"], tolerance: float, needed: int
+    parts: Split, directions: Float[Tensor, "found rank"], tolerance: float, needed: int, deadline: float = math.inf
 ) -> Bool[Tensor, "kept live"]:
     """Which rows are shut, for those directions that are one example's, as far as their zeros can tell, and each once.
+
+    After the deadline no more than the first `SLICE` directions are looked at.
 
     Directions are drawn from few rows and the noise of these, so their zeros are first those within a wide tolerance, and
     then, ever narrower (`FITS`), those that noise explains for the direction which fits the last ones best.
@@ -255,6 +260,8 @@ def _of_one_example(
     rows = _unit_rows(parts)
     squares, rank, found = (rows[:, :, None] * rows[:, None, :]).flatten(1), parts.rank, []
     for some in directions.split(SLICE):
+        if found and time.monotonic() > deadline:
+            break
         shut, best = (some @ rows.T).abs() < tolerance, some
         for deviations in FITS:
             shut = shut[shut.sum(1) >= needed]
