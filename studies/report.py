@@ -39,6 +39,7 @@ from studies.wording import about_of, at, code, number, percent, plural, setting
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them
 SHOWN_SENTENCES = 8  # findings that are told in sentences; more become a table
+UNFOLDED_TABLES = 8  # of results; where there are more, all but the first are folded
 SHOWN_PICTURES = 8  # of one batch
 SHOWN_FAILURES = 40
 LARGEST_PICTURE = 96  # pixels a side; larger ones are scaled down for the page
@@ -60,6 +61,7 @@ def page(ledger: Ledger) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code}
+    environment.globals["at"] = at
     template = environment.from_string(TEMPLATE)
     evidence = Evidence(ledger)
     points = [Point(evidence, setting) for setting in evidence.settings]
@@ -70,6 +72,7 @@ def page(ledger: Ledger) -> str:
         progress=progress(ledger),
         points=points,
         sentences=sum(len(point.findings) for point in points) <= SHOWN_SENTENCES,
+        folded=sum(len(point.tables) for point in points) > UNFOLDED_TABLES,
         shown=SHOWN_SETTINGS,
         seeds=ledger.plan.study.seeds,
         restorations=restorations,

@@ -221,6 +221,7 @@ footer { margin-top: 4rem; padding-bottom: 3rem; color: var(--soft); font: .85re
     --series-3: #8a3478; --series-4: #755600; --series-5: #4a4a4a; --series-6: #00707c; --series-7: #9c1c3b;
   }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+  details::details-content { content-visibility: visible; }
   body { font-size: 10pt; } nav, .skip { display: none; } .scroll { overflow: visible; } table { font-size: 7.5pt; }
   th, td { padding: .25rem .35rem; } h2, h3, h4, caption, figcaption { break-after: avoid; } figure, tr, .strip { break-inside: avoid; }
   table.pictures .tag { display: table; margin: .1rem 0; }
@@ -275,11 +276,13 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 
 <section id="results" aria-labelledby="results-title">
 <h2 id="results-title">Results</h2>
-<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely; the forecast is the probability, from the initial model and public pictures alone, that a whole batch comes back. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.</p>
+<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely; the forecast is the probability, from the initial model and public pictures alone, that a whole batch comes back. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.{% if folded %} Each table unfolds from its name.{% endif %}</p>
 {% for point in points %}
 {% if point.setting %}<h3>{{ point.setting }}</h3>{% endif %}
+{% set first_point = loop.first %}
 {% for defense, lines in point.tables %}
 {% if lines %}
+{% if folded %}<details{{ ' open' if first_point and loop.first }}><summary>{{ 'Defense: ' ~ defense }}{{ at(point.setting) }}</summary>{% endif %}
 <div class="scroll wide-table" role="region" aria-label="Results {{ 'under ' ~ defense }}{{ ' at ' ~ point.setting if point.setting }}" tabindex="0"><table class="results">
 <caption>Defense: {{ defense }}{% if point.setting %} <small>at {{ point.setting }}</small>{% endif %}</caption>
 <thead><tr><th scope="col">Attack</th><th scope="col">Victims</th><th scope="col">Labels right, %</th><th scope="col">All counts right, %</th><th scope="col">LeAcc, %</th><th scope="col">LnAcc, %</th><th scope="col">Exact, %</th><th scope="col">Identified, %</th><th scope="col">PSNR, dB</th><th scope="col">SSIM</th><th scope="col">Seconds</th></tr></thead>
@@ -295,6 +298,8 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endfor %}{% endfor %}
 </ul>
 {% endif %}
+{% if folded %}</details>{% endif %}
+
 {% else %}
 <p class="note">Defense {{ defense }}{{ ' at ' ~ point.setting if point.setting }}: no attack has a result yet.</p>
 {% endif %}

@@ -127,10 +127,15 @@ class Proof:
 
 
 def reconstruction(seen: Seen, certain: Peeled, found: Peeled, rng: torch.Generator) -> Reconstruction:
-    """The batch, where all were found and the whole is proven; or those that are certain by themselves, and grey."""
+    """All examples, where they were found, proven together or each alone; else those that are certain, and grey.
+
+    `found`: those that are certain, and after them the others.
+    """
     proof = _proof_of_all(seen, found) if len(found) == seen.parts.rank else None
-    if proof is None or (len(certain) < len(found) and not proof.certified.all()):
+    if proof is None:
         found, proof = certain, _proof_of_some(seen, certain)
+    elif not proof.certified.all():
+        proof = _also(proof, _proof_of_some(seen, certain))
     observation = seen.observation
     missing = observation.examples - len(found)
     grey = proof.pictures.new_full((missing, *observation.image_shape), 0.5)
@@ -141,6 +146,14 @@ def reconstruction(seen: Seen, certain: Peeled, found: Peeled, rng: torch.Genera
         identifiable=bool(proof.certified.any()),
         verdict=f"{proof.sentence}; {len(certain)} examples were peeled off",
     )
+
+
+def _also(whole: Proof, some: Proof) -> Proof:
+    """What the whole proves, and beside it what is proven of its first examples one by one."""
+    pictures, certified = whole.pictures.clone(), whole.certified.clone()
+    alone = (~certified[: len(some.certified)]).nonzero().flatten()
+    pictures[alone], certified[alone] = some.pictures[alone], some.certified[alone]
+    return Proof(pictures, certified, f"{whole.sentence}; one by one: {some.sentence}")
 
 
 def _proof_of_all(seen: Seen, found: Peeled) -> Proof:

@@ -416,6 +416,17 @@ def test_a_grid_has_a_heading_for_each_point_and_leaves_out_pictures_when_it_is_
     assert len(page) < 8_000_000
 
 
+def test_many_tables_of_results_are_folded_but_for_the_first(tmp_path, whole):
+    grid = {"training.batch_size": [1, 2, 3, 4, 5]}
+    with filled(tmp_path / "run", RAW | {"seeds": [0], "grid": grid}) as ledger:
+        tree = checked(page_of(ledger))
+    folds = tree.xpath("//section[@id='results']//details")
+    assert len(folds) == len(tree.xpath("//section[@id='results']//table")) == 10
+    assert [fold.get("open") is not None for fold in folds] == [True] + [False] * 9
+    assert text_of(folds[1].xpath("./summary")[0]).startswith("Defense: none at ")
+    assert not checked(whole[1]).xpath("//section[@id='results']//details")
+
+
 def test_data_that_is_not_at_hand_costs_the_pictures_only(tmp_path, monkeypatch):
     with filled(tmp_path / "run") as ledger:
 

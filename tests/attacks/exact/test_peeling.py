@@ -17,7 +17,7 @@ from attacks.exact.two_values import Found
 from learning.models import MLP, LeNet5
 from learning.tensors import Batch, generator
 from learning.training import Training
-from tests.attacks.exact.test_spear_plus import SHAPE, check_certified
+from tests.attacks.exact.test_spear_plus import SHAPE, check_certified, seen
 from tests.attacks.test_labels import counts, observe, random_batch, restored
 
 
@@ -83,12 +83,12 @@ def test_examples_found_by_direction_are_taken_out_although_others_are_missing(s
         end = tail(observation)
         parts = split(end.layers[0].gradient, 16)
         whole = searched_through(observation, parts, *end.layers, SpearPlus().effort(), generator(seed))
-        seen, some = taken_out(Seen(observation, end, parts), half_of(whole))
+        larger, some = taken_out(Seen(observation, end, parts), half_of(whole))
         assert len(some) > 0
         distances = torch.cdist(some.inputs, end.inputs(batch.images))
         assert distances.amin(1).max() < 1e-6
         assert batch.labels[distances.argmin(1)].equal(some.classes)
-        rest = seen.without(some)
+        rest = larger.without(some)
         assert rest.observation.examples == rest.parts.rank == 16 - len(some)
 
 
@@ -157,6 +157,20 @@ def test_what_is_certified_of_a_float32_batch_found_in_part_is_within_a_thousand
         assert (errors < 1e-3).all()
         certified += len(errors)
     assert certified > 48
+
+
+def test_pictures_that_noise_leaves_without_a_proof_are_returned_all_the_same():
+    for seed in range(3):
+        observation, batch = seen(6, seed)
+        size = 0.03 * observation.update.parameters[tail(observation).layers[0].name + ".weight"].square().mean().sqrt()
+        rng = generator("noise", seed)
+        noisy = observation.update.map(lambda t, s=size, r=rng: t + s * torch.randn(t.shape, generator=r, dtype=t.dtype))
+        found = Peeling().reconstruct(replace(observation, update=noisy), generator(seed))
+        assert found.images is not None
+        assert found.certified is not None
+        assert not found.certified.any(), found.verdict
+        assert (found.images[:, None] - batch.images[None]).square().flatten(2).mean(2).sqrt().amin(0).max() < 0.05
+        assert restored(found.labels) == counts(batch.labels)
 
 
 def test_what_is_not_an_example_is_not_believed():
