@@ -23,7 +23,7 @@ from attacks.exact.isolation import (
 )
 from attacks.exact.layers import Tail, dtype_of
 from attacks.exact.low_rank import Split, split
-from attacks.exact.search import Effort, passes
+from attacks.exact.search import Effort, searched_through
 from attacks.exact.two_values import Found
 
 TRUSTED = 1e-3  # error of a picture that is certified by itself
@@ -100,16 +100,11 @@ def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator
             rest = seen.without(certain) if len(certain) else seen
         except NotApplicable:  # too little is left to tell it apart
             break
-        new = none_of(seen.end)
-        for found in passes(rest.observation, rest.parts, *rest.end.layers, effort, rng):
-            if (count := found.directions.shape[1]) == rest.parts.rank:
-                inputs = inputs_of(rest.end.layers[0], rest.parts, found.directions).inputs
-                return seen, certain, certain.joined_by(Peeled(inputs, found.classes))
-            if count > rest.parts.rank:
-                break
-            rest, new = taken_out(rest, found)
-            if len(new):
-                break
+        found = searched_through(rest.observation, rest.parts, *rest.end.layers, effort, rng)
+        if (count := found.directions.shape[1]) == rest.parts.rank:
+            inputs = inputs_of(rest.end.layers[0], rest.parts, found.directions).inputs
+            return seen, certain, certain.joined_by(Peeled(inputs, found.classes))
+        rest, new = taken_out(rest, found) if count < rest.parts.rank else (rest, none_of(seen.end))
         seen = rest if not len(certain) else seen
         if not len(more := seen.peeled(certain.joined_by(new))) > len(certain):
             break

@@ -10,8 +10,8 @@ from attacks.exact.assembly import completed_labels, inputs_of, refined, unclipp
 from attacks.exact.certificate import certify
 from attacks.exact.layers import Tail, dtype_of, tail
 from attacks.exact.low_rank import Split, split
-from attacks.exact.search import Effort, passes
-from attacks.exact.two_values import Found, nothing
+from attacks.exact.search import Effort, searched_through
+from attacks.exact.two_values import Found
 from learning.catalogue import Count, Positive, settings
 
 
@@ -21,9 +21,9 @@ class SpearPlus(Attack):
 
     The last hidden layer is taken apart by the search of `two_values`; the layers before it follow by least squares, since
     a layer's input says where ReLU was open in the layer before. Where a picture stands at the beginning, the pictures are
-    brought to the update's precision and certified; where convolutions do, the labels are all that is returned. If not all
-    examples are found in one hidden layer, those whose inputs units tell are peeled off, and what they leave is a smaller
-    update for `peeling` and for the search again. Clipping by norm is undone.
+    brought to the update's precision and certified; where convolutions do, the labels are all that is returned. If the search
+    ends without all examples of one hidden layer, those whose inputs units tell are peeled off, and what they leave is a
+    smaller update for `peeling` and for the search again. Clipping by norm is undone.
 
     `starts`: of the search, at once and for one class. `reflections`: of each in the first pass, and more in each later one.
     `rounds`: passes over the classes. `seconds`: after which the search gives up. Helpers search for other classes meanwhile.
@@ -49,12 +49,11 @@ class SpearPlus(Attack):
             raise NotApplicable("no linear layer feeds the last one through ReLU")
         hidden, last = end.layers[-2:]
         seen, effort = Seen(observation, end, split(hidden.gradient, observation.examples)), self.effort()
-        found = nothing(seen.parts, len(last.weight))
-        for found in passes(observation, seen.parts, hidden, last, effort, rng):
-            if found.directions.shape[1] < seen.parts.rank and not unfit(observation, end):
-                larger, some = taken_out(seen, found)
-                if len(some):
-                    return reconstruction(*alternated(larger, larger.peeled(some), effort, rng), rng)
+        found = searched_through(observation, seen.parts, hidden, last, effort, rng)
+        if found.directions.shape[1] < seen.parts.rank and not unfit(observation, end):
+            larger, some = taken_out(seen, found)
+            if len(some):
+                return reconstruction(*alternated(larger, larger.peeled(some), effort, rng), rng)
         return assembled(observation, end, seen.parts, found, rng)
 
 

@@ -1,6 +1,5 @@
 """Peeling is exact where units see pictures alone, leaves the rest to spear-plus, and believes nothing that is not there."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -95,18 +94,13 @@ def test_examples_found_by_direction_are_taken_out_although_others_are_missing(s
 @pytest.mark.parametrize("share", [1.0, 0.1])
 def test_spear_plus_leaves_its_rest_to_peeling(monkeypatch, share):
     """Its search ends with half of the directions, as its seconds may; then no other is made."""
-    every = spear_plus.passes
+    every = spear_plus.searched_through
 
-    def halved(*given) -> Iterator[Found]:
-        *_, whole = every(*given)
-        yield half_of(whole)
-
-    def none(*given) -> Iterator[Found]:
+    def none(*given) -> Found:
         raise AssertionError("peeling alone restores what is left")
-        yield
 
-    monkeypatch.setattr(spear_plus, "passes", halved)
-    monkeypatch.setattr(alternation, "passes", none)
+    monkeypatch.setattr(spear_plus, "searched_through", lambda *given: half_of(every(*given)))
+    monkeypatch.setattr(alternation, "searched_through", none)
     for seed in range(3):
         observation, batch = bright(16, seed, 300)
         observation = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
