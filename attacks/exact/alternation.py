@@ -4,12 +4,9 @@ import time
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of, refined, run_through, unclipped
-from attacks.exact.certificate import certify
+from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of, run_through
 from attacks.exact.isolation import (
     Peeled,
     believed,
@@ -21,8 +18,9 @@ from attacks.exact.isolation import (
     share_of,
     tolerance_of,
 )
-from attacks.exact.layers import Tail, dtype_of
+from attacks.exact.layers import Tail
 from attacks.exact.low_rank import Split, split
+from attacks.exact.proof import Proof, proof_of
 from attacks.exact.search import Effort, searched_through
 from attacks.exact.two_values import Found
 
@@ -112,35 +110,18 @@ def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator
     return seen, certain, certain
 
 
-@dataclass(frozen=True)
-class Proof:
-    """Pictures of examples found, which of them are certified, and a sentence that says how."""
-
-    pictures: Float[Tensor, "found channels height width"]
-    certified: Bool[Tensor, " found"]
-    sentence: str
-
-
 def reconstruction(seen: Seen, certain: Peeled, found: Peeled, rng: torch.Generator) -> Reconstruction:
     """All examples, where they were found, proven together or each alone; else those that are certain, and grey.
 
     `found`: those that are certain, and after them the others.
     """
-    proof = _proof_of_all(seen, found) if len(found) == seen.parts.rank else None
-    if proof is None:
+    if len(found) == seen.parts.rank:
+        proof = proof_of(seen.observation, seen.end, seen.parts, found.inputs, found.classes)
+        proof = proof if proof.certified.all() else _also(proof, _proof_of_some(seen, certain))
+    else:
         found, proof = certain, _proof_of_some(seen, certain)
-    elif not proof.certified.all():
-        proof = _also(proof, _proof_of_some(seen, certain))
-    observation = seen.observation
-    missing = observation.examples - len(found)
-    grey = proof.pictures.new_full((missing, *observation.image_shape), 0.5)
-    return Reconstruction(
-        images=torch.cat([proof.pictures.nan_to_num(0.5).clamp(0, 1), grey]).cpu().to(dtype_of(observation)),
-        labels=completed_labels(observation, found.classes, rng),
-        certified=torch.cat([proof.certified.cpu(), torch.zeros(missing, dtype=torch.bool)]),
-        identifiable=bool(proof.certified.any()),
-        verdict=f"{proof.sentence}; {len(certain)} examples were peeled off",
-    )
+    told = replace(proof, sentence=f"{proof.sentence}; {len(certain)} examples were peeled off")
+    return told.reconstruction(seen.observation, completed_labels(seen.observation, found.classes, rng))
 
 
 def _also(whole: Proof, some: Proof) -> Proof:
@@ -149,15 +130,6 @@ def _also(whole: Proof, some: Proof) -> Proof:
     alone = (~certified[: len(some.certified)]).nonzero().flatten()
     pictures[alone], certified[alone] = some.pictures[alone], some.certified[alone]
     return Proof(pictures, certified, f"{whole.sentence}; one by one: {some.sentence}")
-
-
-def _proof_of_all(seen: Seen, found: Peeled) -> Proof:
-    """Of a whole batch: run through the model, it gives the update."""
-    rows = label_rows(found.classes.cpu(), seen.observation.classes).to(found.inputs)
-    observation, end, parts = unclipped(seen.observation, seen.end, seen.parts, found.inputs, rows)
-    pictures = refined(observation, end, found.inputs, rows)
-    certificate = certify(observation, end, parts, pictures, rows)
-    return Proof(pictures, certificate.certified, certificate.sentence)
 
 
 def _proof_of_some(seen: Seen, found: Peeled) -> Proof:

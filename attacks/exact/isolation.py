@@ -143,7 +143,7 @@ def released(end: Tail, parts: Split, examples: int, found: Found) -> Peeled:
     gradient, outgoing = examples * end.layers[0].gradient, end.layers[1].weight.T
     slopes = gradient.new_zeros(len(gradient), found.directions.shape[1])
     slopes[parts.live] = parts.left @ found.directions
-    share = (slopes != 0).to(slopes).mean(1)
+    share = gradient.new_zeros(len(gradient))
     share[parts.live] = found.open.to(slopes).mean(0)
     loud = gradient.norm(dim=1) > (nothing := nothing_of(parts, gradient, examples))
     order = torch.minimum(share, 1 - share).argsort()

@@ -1,7 +1,6 @@
 """The search for a batch's directions, class by class and pass by pass, at the last hidden layer."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -33,10 +32,10 @@ class Effort:
     deadline: float
 
 
-def passes(
+def searched_through(
     observation: Observation, parts: Split, hidden: Rectified, last: Rectified, effort: Effort, rng: torch.Generator
-) -> Iterator[Found]:
-    """The directions found after each pass, until there are as many as the rank, or the effort is spent.
+) -> Found:
+    """The directions found in as many passes as it takes to have as many as the rank, or until the effort is spent.
 
     `parts`: the split of the last hidden layer's gradient. Helpers search for other classes meanwhile.
     """
@@ -66,16 +65,8 @@ def passes(
             known = found.directions.shape[1] == parts.rank - 1  # the one that is missing, whatever its class is
             errors = {own: every[own] for own in range(classes) if known or _left(counts[own], found, own, turn)}
             found = completed(found, parts, hidden, last, errors, tolerance, effort.deadline, rng)
-        yield found
         if found.directions.shape[1] >= parts.rank or time.monotonic() > effort.deadline:
-            return
-
-
-def searched_through(
-    observation: Observation, parts: Split, hidden: Rectified, last: Rectified, effort: Effort, rng: torch.Generator
-) -> Found:
-    """The directions after the last of the passes."""
-    *_, found = passes(observation, parts, hidden, last, effort, rng)
+            break
     return found
 
 

@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import fitting_labels, inputs_of, refined, unclipped
-from attacks.exact.certificate import certify
-from attacks.exact.layers import Rectified, dtype_of, tail
+from attacks.exact.assembly import fitting_labels, inputs_of
+from attacks.exact.layers import Rectified, tail
 from attacks.exact.low_rank import Split, split
+from attacks.exact.proof import proof_of
 from attacks.helpers import Nobody, helpers
 from attacks.labels.auto import AutoLabels
 from learning.catalogue import Count, Positive, settings
@@ -87,16 +87,8 @@ class Spear(Attack):
             )  # fmt: skip
         known = inputs_of(first, parts, found.directions)
         rows = fitting_labels(end, known, observation.examples)
-        observation, end, parts = unclipped(observation, end, parts, known.inputs, rows)
-        pictures = refined(observation, end, known.inputs, rows)
-        certificate = certify(observation, end, parts, pictures, rows)
-        return Reconstruction(
-            images=pictures.nan_to_num(0.5).clamp(0, 1).cpu().to(dtype_of(observation)),
-            labels=rows.float().cpu(),
-            certified=certificate.certified.cpu(),
-            identifiable=bool(certificate.certified.all()),
-            verdict=f"{certificate.sentence}; {expected}",
-        )
+        proof = proof_of(observation, end, parts, known.inputs, rows.argmax(1))
+        return replace(proof, sentence=f"{proof.sentence}; {expected}").reconstruction(observation, rows.float().cpu())
 
 
 def expected_samples(units: int, rank: int) -> float:

@@ -4,12 +4,12 @@ import time
 
 import torch
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.exact.alternation import Seen, alternated, reconstruction, taken_out, unfit
-from attacks.exact.assembly import completed_labels, inputs_of, refined, unclipped, walked_back
-from attacks.exact.certificate import certify
-from attacks.exact.layers import Tail, dtype_of, tail
+from attacks.exact.assembly import completed_labels, inputs_of, walked_back
+from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import Split, split
+from attacks.exact.proof import proof_of
 from attacks.exact.search import Effort, searched_through
 from attacks.exact.two_values import Found
 from learning.catalogue import Count, Positive, settings
@@ -64,27 +64,14 @@ def assembled(observation: Observation, end: Tail, parts: Split, found: Found, r
         word = f"{count} directions fit {parts.rank} examples within the update's noise: which are true cannot be told"
         return Reconstruction(labels=completed_labels(observation, none, rng), identifiable=False, verdict=word)
     labels = completed_labels(observation, found.classes, rng)
-    missing = parts.rank - found.directions.shape[1]
-    if missing:
+    if count < parts.rank:
         return Reconstruction(
             labels=labels, identifiable=False,
-            verdict=f"{found.directions.shape[1]} of {parts.rank} examples were taken apart, and pictures need all of them",
+            verdict=f"{count} of {parts.rank} examples were taken apart, and pictures need all of them",
         )  # fmt: skip
     if end.slope is None:
         word = f"{parts.rank} of {observation.examples} labels are read off the update; the pictures stand behind other layers"
         return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)
     known = walked_back(end, len(end.layers) - 2, inputs_of(end.layers[-2], parts, found.directions))
-    rows = label_rows(found.classes, observation.classes).to(known.inputs)
     first = parts if len(end.layers) == 2 else split(end.layers[0].gradient, observation.examples)
-    observation, end, first = unclipped(observation, end, first, known.inputs, rows)
-    pictures = refined(observation, end, known.inputs, rows)
-    certificate = certify(observation, end, first, pictures, rows)
-    grey = pictures.new_full((observation.examples - len(pictures), *observation.image_shape), 0.5)
-    certified = torch.cat([certificate.certified.cpu(), torch.zeros(len(grey), dtype=torch.bool)])
-    return Reconstruction(
-        images=torch.cat([pictures.nan_to_num(0.5).clamp(0, 1), grey]).cpu().to(dtype_of(observation)),
-        labels=labels,
-        certified=certified,
-        identifiable=bool(certified.any()),
-        verdict=certificate.sentence,
-    )
+    return proof_of(observation, end, first, known.inputs, found.classes).reconstruction(observation, labels)
