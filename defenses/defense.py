@@ -105,8 +105,10 @@ def defended(chain: Sequence[Defense], compute: Compute) -> Compute:
     return around(chain, compute)
 
 
-def defended_update(chain: Sequence[Defense], training: Training) -> Compute:
+def defended_update(chain: Sequence[Defense], training: Training, step: Step = plain_step) -> Compute:
     """What a client shares for its batch, if it trains as ordered and defends itself by the chain.
+
+    `step`: the undefended gradient of a local step's mini-batch, which gets what the chain makes of the mini-batch.
 
     Defenses of the step act on the gradient of every local step, those of the round on its result; among each the first is
     closest to the data, the last acts last. Raises `ValueError` if a defense that computes on its own follows another of
@@ -116,7 +118,7 @@ def defended_update(chain: Sequence[Defense], training: Training) -> Compute:
     for before, defense in itertools.pairwise(steps):
         if defense.computes:
             raise ValueError(f"{defense} computes gradients on its own, and would skip {before}: put it first in the chain")
-    step = around(steps, plain_step)
+    step = around(steps, step)
     rounds = [defense for defense in chain if defense.wraps == "round"]
     return around(rounds, lambda model, batch, rng: local_update(model, batch, training, rng, step))
 

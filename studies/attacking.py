@@ -4,6 +4,7 @@ The ledger is the queue: training writes updates into it, and this loop takes th
 attack, memory holds no more than is in flight, and a run that was killed goes on with what is left.
 """
 
+import copy
 import threading
 from dataclasses import replace
 from functools import lru_cache
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from attacks import ATTACKS, Granted, Observation
 from attacks.workers import Job, Outcome, Pool
-from defenses import Known
+from defenses import BatchDefense, Known, defended_update
 from learning.catalogue import name_of
 from learning.data import client_batch, pictures_of, public_examples
-from learning.tensors import Batch, derived_seed, load_state
-from learning.training import Training, set_mode
+from learning.tensors import Batch, Update, derived_seed, generator, load_state
+from learning.training import Training, plain_step, set_mode
 from studies.config import Cell, Grants
 from studies.ledger import Ledger, Result, Victim
 from studies.scores import GALLERY, score
@@ -100,7 +101,12 @@ class Interrogation:
             reason = outcome.reconstruction.verdict
             cell = self._ledger.plan.cells[victim.cell]
             classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
-            scores = score(outcome.reconstruction, truth(cell, victim), classes, others).row()
+            seen = (
+                None
+                if outcome.reconstruction.certified is None
+                else given(cell, victim, self._model(victim.cell, victim.round))
+            )
+            scores = score(outcome.reconstruction, truth(cell, victim), classes, others, seen).row()
             loss = outcome.reconstruction.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, outcome.reconstruction)
@@ -112,6 +118,26 @@ def truth(cell: Cell, victim: Victim) -> Batch:
     clients = cell.behind(victim.round, victim.client)
     batches = [client_batch(cell.study.client_data, client, victim.round, cell.seed) for client in clients]
     return Batch(torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches]))
+
+
+def given(cell: Cell, victim: Victim, model: nn.Module) -> Tensor | None:
+    """The pictures behind an update as defenses changed them for the model, drawn again; None where no defense does.
+
+    `model`: as the server sent it.
+    """
+    if not any(isinstance(defense, BatchDefense) for defense in cell.defense.chain):
+        return None
+    seen: list[Tensor] = []
+
+    def step(model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
+        seen.append(batch.images.detach())
+        return plain_step(model, batch, rng)
+
+    for client in cell.behind(victim.round, victim.client):
+        batch = client_batch(cell.study.client_data, client, victim.round, cell.seed)
+        compute = defended_update(cell.defense.chain, cell.study.training, step)
+        compute(copy.deepcopy(model), batch, generator(cell.seed, "client", client, victim.round))
+    return torch.cat(seen) if seen else None
 
 
 def _as_of_one_client(cell: Cell) -> Training:

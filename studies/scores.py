@@ -35,7 +35,8 @@ class Scores:
     the correlation of pixels, which neither brightness nor contrast move. `among`: how many pictures they are; chance is one
     in so many.
     `certified`: 1 for every true picture whose restored one the attack itself certifies as exact; `false_certificates`: 1 for
-    each of these that is not (the root mean squared error of its pixels is above 0.01).
+    each of these that is neither the true picture nor one that the model was given (the root mean squared error of its pixels
+    is above 0.01).
     `label_accuracy`: share of the examples whose label was restored, as multisets; of the restored labels, where they are
     more. `exact_counts`: 1 if all counts are right. `le_acc`, `ln_acc`: share of all classes whose presence, and whose
     count, is right (iLRG's figures: absent classes count as successes). `counts_covered`: share of all classes whose count
@@ -64,11 +65,16 @@ class Scores:
 
 
 def score(
-    reconstruction: Reconstruction, truth: Batch, classes: int, others: Float[Tensor, "n channels height width"] | None = None
+    reconstruction: Reconstruction,
+    truth: Batch,
+    classes: int,
+    others: Float[Tensor, "n channels height width"] | None = None,
+    given: Float[Tensor, "given channels height width"] | None = None,
 ) -> Scores:
     """Holds a reconstruction against the truth; the order in which examples were restored does not matter.
 
     `others`: the gallery's pictures beside the true one; without any, nothing is identified, and that score is left out.
+    `given`: what the model was given in the true pictures' place, where a defense changes them: a certificate speaks of these.
     A true picture that no restored one is left for is scored against mid-grey, and a pixel that is not a number is mid-grey.
     """
     images: dict[str, Any] = {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images)
@@ -80,8 +86,8 @@ def score(
     if others is not None and len(others) and reconstruction.images is not None:
         images["identified"] = _identified(reconstruction.images, truth.images, images["matches"], others)
         images["among"] = len(others) + 1
-    if reconstruction.certified is not None and images:
-        images |= _certificate_scores(reconstruction.certified, images)
+    if reconstruction.certified is not None and reconstruction.images is not None:
+        images |= _certificate_scores(reconstruction.images, reconstruction.certified, images, given)
     return Scores(**images, **labels)
 
 
@@ -118,9 +124,15 @@ def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
     }
 
 
-def _certificate_scores(certified: Tensor, images: dict[str, Any]) -> dict[str, list[float]]:
+def _certificate_scores(
+    found: Tensor, certified: Tensor, images: dict[str, Any], given: Tensor | None
+) -> dict[str, list[float]]:
+    near = [mse <= CERTIFIED_ERROR for mse in images["mse"]]
+    if given is not None:
+        nearest = squared_errors(given, found.nan_to_num(0.5)).amin(0) <= CERTIFIED_ERROR
+        near = [own or (j < len(found) and bool(nearest[j])) for own, j in zip(near, images["matches"], strict=True)]
     flags = [bool(certified[j]) if j < len(certified) else False for j in images["matches"]]
-    wrong = [flag and mse > CERTIFIED_ERROR for flag, mse in zip(flags, images["mse"], strict=True)]
+    wrong = [flag and not right for flag, right in zip(flags, near, strict=True)]
     return {"certified": list(map(float, flags)), "false_certificates": list(map(float, wrong))}
 
 

@@ -259,6 +259,20 @@ def test_a_certificate_counts_where_its_picture_lies_and_is_false_where_the_pict
     assert score(Reconstruction(images=found), truth, 10).certified is None
 
 
+def test_a_certificate_is_true_of_what_the_model_was_given_in_a_pictures_place():
+    rng = torch.Generator().manual_seed(0)
+    truth = Batch(torch.rand(3, 1, 8, 8, generator=rng), torch.tensor([0, 1, 2]))
+    mirrored, certified = 1 - truth.images, torch.tensor([True, True, False])
+    found = torch.stack([mirrored[2], truth.images[1] + 0.05, mirrored[0]])
+    right, alone = (
+        score(Reconstruction(images=found, certified=certified), truth, 10, None, some) for some in (mirrored, None)
+    )
+    assert right.certified == alone.certified
+    assert right.mse == alone.mse  # what came back is held against the client's pictures, as ever
+    assert sum(alone.false_certificates or []) == 2
+    assert sum(right.false_certificates or []) == 1
+
+
 def test_a_picture_is_identified_whatever_its_brightness_and_contrast_and_noise_is_not() -> None:
     true, others = pictures(4), pictures(50, seed=1)
     labels = torch.zeros(4, dtype=torch.long)
