@@ -1,6 +1,7 @@
 """How near the best attack comes to the ceiling of identification, and that it never comes above it.
 
-    python -m bench.ceilings                  about a minute on one core
+    python -m bench.ceilings                              half a minute on one core
+    python -m bench.ceilings --rates .1 --trials 1000     with sampling, minutes
 
 A Gaussian mechanism shares one of K orthogonal contributions of the largest norm, in 1 or 100 rounds, all of them or sampled;
 `mu` is that norm over the noise's deviation, all rounds together as if none were left out. The attack is the matched one
@@ -21,7 +22,7 @@ from studies.ceilings import identification_ceiling, simulated_identification
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--candidates", type=int, nargs="*", default=[10, 256, 1000])
     parser.add_argument("--rates", type=float, nargs="*", default=[1.0], help="with which the picture is in a round")
     settings = parser.parse_args()
