@@ -10,11 +10,11 @@ from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of
 from attacks.exact.isolation import (
     Peeled,
     believed,
-    clearest,
     errors_expected,
     none_of,
     peeled,
     released,
+    seen_at_any_size,
     share_of,
     tolerance_of,
 )
@@ -76,7 +76,7 @@ def alone(seen: Seen) -> tuple[Seen, Peeled]:
     """What peeling finds, at the update's size before it was clipped, where it was."""
     if len(found := seen.peeled()):
         return seen, found
-    larger = seen.unclipped_by(clearest(seen.end, seen.parts, seen.observation.examples))
+    larger = seen.unclipped_by(seen_at_any_size(seen.end, seen.parts, seen.observation.examples))
     return (seen, found) if larger is seen else (larger, larger.peeled())
 
 

@@ -110,14 +110,14 @@ def _linear(observation: Observation, pictures: Tensor) -> Forecast:
 def _first(observation: Observation) -> Tail:
     """The tail, where its first layer sees the picture, has a bias, and ReLU and a linear layer follow."""
     end = tail(observation)
-    if observation.examples == 1:
-        raise NotApplicable("a single example is solved for by linear")
     if end.slope is None or not end.layers[0].rectified or end.layers[0].bias is None:
         raise NotApplicable("no linear layer with a bias sees the picture and is followed by ReLU and a linear layer")
     return end
 
 
 def _spear(observation: Observation, pictures: Tensor) -> Forecast:
+    if observation.examples == 1:
+        raise NotApplicable("a single example is solved for by linear")
     end, examples = _first(observation), observation.examples
     opened = end.layers[0].answers(end.inputs(pictures)) > 0
     live = opened[:, opened.any(0)]
@@ -161,7 +161,8 @@ def _peeling(observation: Observation, pictures: Tensor) -> Forecast:
         left = left[~alone]
     count = observation.examples - len(left)
     if not len(left):
-        return Forecast(CERTAIN, f"all {count} examples come to be the only one that some unit is open for, or shut for")
+        who = "the example is" if count == 1 else f"all {count} examples come to be"
+        return Forecast(CERTAIN, f"{who} the only one that some unit is open for, or shut for")
     rest = _searched(left)
     return Forecast(
         rest.probability,

@@ -33,7 +33,6 @@ OUTSIDE = 1e-3  # of their range, by which pixels may miss it
 FAINT = 1e-9  # bias gradient, relative to the greatest, below which a row says nothing
 ALIKE = 1e-9  # how far the cosine of two slopes is from one, at least, where they are different examples
 SETTLINGS, CUT = 2, 1e-9  # least squares of one round; relative singular value below which nothing is heard
-CLEAREST = 64  # units that are asked how large the update was
 SPARE, SKETCH = 3, 64  # units that agree beyond as many as unknowns; numbers that stand for a row where they are sought
 TRIALS, CONCENTRATIONS = 40, 10
 REWEIGHTINGS, FALL = 30, 0.4  # of least deviations; by how much the floor falls each time
@@ -183,15 +182,21 @@ def _least_deviations(
     return unknown
 
 
-def clearest(end: Tail, parts: Split, examples: int) -> Peeled:
-    """What the clearest units say that may be left with a single example, of every class: candidates."""
+def seen_at_any_size(end: Tail, parts: Split, examples: int) -> Peeled:
+    """Examples that some unit sees alone in a gradient of any size; one may come several times.
+
+    Of every unit's input and every class the model is asked whether the gradient holds the slope, in whatever amount.
+    """
     gradient = examples * end.layers[0].gradient
-    sides = [_apart(end, gradient, opened=True)]
+    _, inputs = _apart(end, gradient, opened=True)
     if (sums := opened_to_all(end, gradient, nothing_of(parts, gradient, examples))) is not None:
-        sides.append(_apart(end, end.layers[1].weight.T @ sums - gradient, opened=False))
-    inputs = torch.cat([inputs[:CLEAREST] for _, inputs in sides])
-    every = torch.arange(len(end.layers[1].weight), device=inputs.device)
-    return Peeled(inputs.repeat(len(every), 1), every.repeat_interleave(len(inputs)))
+        inputs = torch.cat([inputs, _apart(end, end.layers[1].weight.T @ sums - gradient, opened=False)[1]])
+    answers, found = end.layers[0].answers(inputs), none_of(end)
+    for own in range(len(end.layers[1].weight)):
+        classes = torch.full((len(inputs),), own, device=inputs.device)
+        fits = _outside(parts, _slopes(end, answers, classes)) < tolerance_of(parts)
+        found = found.joined_by(Peeled(inputs, classes).at(fits))
+    return found
 
 
 def share_of(end: Tail, parts: Split, candidates: Peeled, examples: int) -> float:
@@ -216,8 +221,11 @@ def errors_of(end: Tail, found: Peeled) -> Float[Tensor, "found classes"]:
 
 def slopes_of(end: Tail, found: Peeled) -> Float[Tensor, "found units"]:
     """Every example's slope of its own loss at the first layer's output."""
-    answers = end.layers[0].answers(found.inputs)
-    return (answers > 0) * (_errors(end, answers, found.classes) @ end.layers[1].weight)
+    return _slopes(end, end.layers[0].answers(found.inputs), found.classes)
+
+
+def _slopes(end: Tail, answers: Tensor, classes: Tensor) -> Float[Tensor, "some units"]:
+    return (answers > 0) * (_errors(end, answers, classes) @ end.layers[1].weight)
 
 
 def with_one(inputs: Float[Tensor, "some inputs"]) -> Float[Tensor, "some columns"]:
@@ -278,11 +286,15 @@ def held(end: Tail, parts: Split, found: Peeled, examples: int) -> tuple[Float[T
     The gradient is a sum of slopes times inputs. An example's slope d therefore lies in its column space, and with its input x
     and the gradient G of the sum, d G+ x is 1 (Wedderburn's rank reduction).
     """
-    slopes = slopes_of(end, found)[:, parts.live]
-    seen = slopes @ parts.left
-    outside = (slopes - seen @ parts.left.T).norm(dim=1) / slopes.norm(dim=1).clamp_min(1e-300)
+    slopes = slopes_of(end, found)
     weights = with_one(found.inputs) @ (parts.right / parts.values[:, None].square()).T
-    return outside, (seen * weights).sum(1) / examples
+    return _outside(parts, slopes), (slopes[:, parts.live] @ parts.left * weights).sum(1) / examples
+
+
+def _outside(parts: Split, slopes: Float[Tensor, "some units"]) -> Float[Tensor, " some"]:
+    """Relative, how far slopes are from the gradient's column space."""
+    slopes = slopes[:, parts.live]
+    return (slopes - slopes @ parts.left @ parts.left.T).norm(dim=1) / slopes.norm(dim=1).clamp_min(1e-300)
 
 
 def _others(known: Float[Tensor, "known units"], slopes: Float[Tensor, "new units"], alike: float) -> Int[Tensor, " others"]:

@@ -56,6 +56,14 @@ def test_noise_that_no_attack_could_take_out_is_said():
     assert forecast(model, 4)["spear-plus"].probability > 0.95
 
 
+def test_a_single_example_is_exact_by_every_attack_that_takes_one():
+    model = MLP(width=100).build(SHAPE, 10, 0)
+    found = forecast(model, 1)
+    assert all(found[name].probability >= 0.99 for name in ("linear", "spear-plus", "peeling"))
+    assert found["spear"].probability == 0
+    assert "linear" in found["spear"].sentence
+
+
 @pytest.mark.parametrize("attack", ["spear", "spear-plus", "peeling"])
 def test_clipping_changes_no_odds(attack):
     model = MLP(width=100).build(SHAPE, 10, 0)

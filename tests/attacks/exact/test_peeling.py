@@ -68,6 +68,16 @@ def test_a_clipped_update_gives_the_pictures_all_the_same(share, finish):
         check_certified(found, batch, 1e-9)
 
 
+def test_clipping_is_undone_where_the_units_that_see_pictures_alone_are_the_quietest():
+    """Of so many pictures the loudest units see several each."""
+    for seed in range(3):
+        observation, batch = bright(48, seed, 600)
+        clipped = replace(observation, update=observation.update.map(lambda tensor: 0.1 * tensor))
+        found = Peeling(finish=False).reconstruct(clipped, generator(seed))
+        assert restored(found.labels) == counts(batch.labels)
+        check_certified(found, batch, 1e-9)
+
+
 def half_of(whole: Found) -> Found:
     """The first half of the directions of sixteen examples."""
     assert whole.directions.shape[1] == 16, "the test needs all directions"
