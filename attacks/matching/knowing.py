@@ -6,8 +6,9 @@ of what the defense's own code says, in four parts:
 
 1. What is done to the examples before training is done to the pictures sought, and differentiated through. What was drawn
    there is assumed: of several draws the one is kept whose pictures match best after a short descent.
-2. Instead of the guess's gradient, its expectation behind the defense is compared; or, where a defense tells how unlikely it
-   is that it makes of the guess what was shared, that is what falls.
+2. Instead of the guess's gradient, its expectation behind the defense is compared. Where a defense tells how unlikely it is
+   that it makes of the guess what was shared, the distance counts by so much: it shows the way from afar, where what is
+   unlikely has edges everywhere, and does not count where nothing is left that contradicts.
 3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, the more
    the prior counts.
 4. Noise inside of the model (PRECODE) reaches what lies before it only through the slopes of the loss at one place, whose sum
@@ -151,7 +152,8 @@ def insight(
     def away(found: Tensors, wanted: Tensors) -> Tensor:
         found, wanted = ({name: one[name] for name in names} for one in (found, wanted))
         unlikely = defense.unlikelihood(found, wanted)
-        return distance(defense.expected(found, wanted), wanted) if unlikely is None else unlikely
+        expected = distance(defense.expected(found, wanted), wanted)
+        return expected if unlikely is None else expected * unlikely
 
     certain = defense.unlikelihood(shared, shared) is not None
     variation = 0.0 if certain else VARIATION * noise_share(observation, victim, first, rows, rng)
