@@ -96,20 +96,15 @@ class Interrogation:
         key = outcome.key
         assert isinstance(key, tuple)
         victim, name = key
-        scores, loss, reason = {}, None, outcome.reason
-        if outcome.reconstruction is not None:
-            reason = outcome.reconstruction.verdict
+        scores, loss, reason, found = {}, None, outcome.reason, outcome.reconstruction
+        if found is not None:
             cell = self._ledger.plan.cells[victim.cell]
             classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
-            seen = (
-                None
-                if outcome.reconstruction.certified is None
-                else given(cell, victim, self._model(victim.cell, victim.round))
-            )
-            scores = score(outcome.reconstruction, truth(cell, victim), classes, others, seen).row()
-            loss = outcome.reconstruction.loss
+            seen = None if found.certified is None else given(cell, victim, self._model(victim.cell, victim.round))
+            scores = score(found, truth(cell, victim), classes, others, seen).row()
+            reason, loss = found.verdict, found.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
-        self._ledger.record_result(result, outcome.reconstruction)
+        self._ledger.record_result(result, found)
         self._in_flight.discard(key)
 
 
