@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from attacks.attack import NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import UNCHANGED, completed_labels, grown, inputs_of, run_through
+from attacks.exact.assembly import UNCHANGED, completed_labels, grown, independent, inputs_of, run_through
 from attacks.exact.isolation import (
     Peeled,
     believed,
@@ -99,10 +99,10 @@ def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator
         except NotApplicable:  # too little is left to tell it apart
             break
         found = searched_through(rest.observation, rest.parts, *rest.end.layers, effort, rng)
-        if (count := found.directions.shape[1]) == rest.parts.rank:
+        if independent(found.directions):
             inputs = inputs_of(rest.end.layers[0], rest.parts, found.directions).inputs
             return seen, certain, certain.joined_by(Peeled(inputs, found.classes))
-        rest, new = taken_out(rest, found) if count < rest.parts.rank else (rest, none_of(seen.end))
+        rest, new = taken_out(rest, found) if found.directions.shape[1] < rest.parts.rank else (rest, none_of(seen.end))
         seen = rest if not len(certain) else seen
         if not len(more := seen.peeled(certain.joined_by(new))) > len(certain):
             break

@@ -31,7 +31,7 @@ def inputs_of(layer: Rectified, parts: Split, directions: Float[Tensor, "rank ra
 
     The inverse of the directions times the split's right factor is every example's input times an unknown number, and that
     number stands in the bias gradient's column, where the input is one. Without a bias it stays unknown: the scale is left
-    as the directions have it.
+    as the directions have it. They are `independent`.
     """
     scaled = torch.linalg.solve(directions, parts.right)
     columns = layer.weight.shape[1]
@@ -39,6 +39,12 @@ def inputs_of(layer: Rectified, parts: Split, directions: Float[Tensor, "rank ra
     slopes = scaled.new_zeros(len(layer.gradient), len(scaled))
     slopes[parts.live] = parts.left @ directions * sizes
     return Inputs(scaled[:, :columns] / sizes[:, None], slopes)
+
+
+def independent(directions: Float[Tensor, "rank found"]) -> bool:
+    """Whether the directions are as many as the rank, and none is a combination of others: all examples, if they are right."""
+    rank, found = directions.shape
+    return found == rank and int(torch.linalg.matrix_rank(directions)) == rank
 
 
 def before(layer: Rectified, after: Rectified, known: Inputs) -> Inputs:

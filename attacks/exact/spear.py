@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import fitting_labels, inputs_of
+from attacks.exact.assembly import completed_labels, fitting_labels, independent, inputs_of
 from attacks.exact.layers import Rectified, tail
 from attacks.exact.low_rank import Split, split
 from attacks.exact.proof import proof_of
@@ -59,8 +59,9 @@ class Spear(Attack):
     `chunk`: samples at once, at most. `samples`: after which it gives up, as it does after `seconds`.
 
     A picture's label is the one with which the model gives it the slopes that were found. Where not all directions are found
-    there are no pictures, and the labels are those of `auto`. Raises `NotApplicable` where no such layer sees the picture, or
-    for one example (see `linear`).
+    there are no pictures, and the labels are those of `auto`. Examples whose share of the update is below its noise have grey
+    pictures that are not certified, and labels of `auto` less those that were found. Raises `NotApplicable` where no such
+    layer sees the picture, or for one example (see `linear`).
     """
 
     chunk: Count = 16384
@@ -78,17 +79,16 @@ class Spear(Attack):
             raise NotApplicable("the first layer has no bias, and SPEAR's scale comes from the bias gradient")
         parts = split(first.gradient, observation.examples)
         found = sampled(parts, first, self.chunk, self.samples, self.seconds, rng)
-        labels = rows_by(AutoLabels(), observation, rng)
         expected = f"{found.samples:.2g} samples drawn, {expected_samples(len(parts.live), parts.rank):.2g} expected"
-        if found.directions.shape[1] < parts.rank or parts.rank < observation.examples:
-            return Reconstruction(
-                labels=labels, identifiable=False,
-                verdict=f"{found.directions.shape[1]} of {observation.examples} directions were found: {expected}",
-            )  # fmt: skip
+        if not independent(found.directions):
+            word = f"{found.directions.shape[1]} of {parts.rank} directions were found: {expected}"
+            word = word if found.directions.shape[1] < parts.rank else f"the directions found are not independent: {expected}"
+            return Reconstruction(labels=rows_by(AutoLabels(), observation, rng), identifiable=False, verdict=word)
         known = inputs_of(first, parts, found.directions)
-        rows = fitting_labels(end, known, observation.examples)
-        proof = proof_of(observation, end, parts, known.inputs, rows.argmax(1))
-        return replace(proof, sentence=f"{proof.sentence}; {expected}").reconstruction(observation, rows.float().cpu())
+        classes = fitting_labels(end, known, observation.examples).argmax(1)
+        proof = proof_of(observation, end, parts, known.inputs, classes)
+        told = replace(proof, sentence=f"{proof.sentence}; {expected}")
+        return told.reconstruction(observation, completed_labels(observation, classes, rng))
 
 
 def expected_samples(units: int, rank: int) -> float:

@@ -6,7 +6,7 @@ import torch
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.exact.alternation import Seen, alternated, reconstruction, taken_out, unfit
-from attacks.exact.assembly import completed_labels, inputs_of, walked_back
+from attacks.exact.assembly import completed_labels, independent, inputs_of, walked_back
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import Split, split
 from attacks.exact.proof import proof_of
@@ -64,11 +64,10 @@ def assembled(observation: Observation, end: Tail, parts: Split, found: Found, r
         word = f"{count} directions fit {parts.rank} examples within the update's noise: which are true cannot be told"
         return Reconstruction(labels=completed_labels(observation, none, rng), identifiable=False, verdict=word)
     labels = completed_labels(observation, found.classes, rng)
-    if count < parts.rank:
-        return Reconstruction(
-            labels=labels, identifiable=False,
-            verdict=f"{count} of {parts.rank} examples were taken apart, and pictures need all of them",
-        )  # fmt: skip
+    if not independent(found.directions):
+        word = f"{count} of {parts.rank} examples were taken apart, and pictures need all of them"
+        word = word if count < parts.rank else f"{count} directions were found that are not independent: some are no examples"
+        return Reconstruction(labels=labels, identifiable=False, verdict=word)
     if end.slope is None:
         word = f"{parts.rank} of {observation.examples} labels are read off the update; the pictures stand behind other layers"
         return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)

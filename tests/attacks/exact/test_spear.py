@@ -178,6 +178,26 @@ def test_too_few_samples_give_no_picture_and_say_so():
     assert "of 16 directions" in found.verdict
 
 
+def test_an_example_that_leaves_nothing_in_the_update_hides_no_other():
+    for seed in range(3):
+        observation, batch = seen(6, seed)
+        end = tail(observation)
+        features = end.layers[0].answers(end.inputs(batch.images)).clamp_min(0)
+        with torch.no_grad():  # the model is sure of the first, and as it was of the others
+            last = observation.model.get_submodule(end.layers[1].name).get_parameter("weight")
+            last[batch.labels[0]] += 60 * torch.linalg.pinv(features)[:, 0]
+        observation = replace(observation, update=Update(gradient(observation.model, batch)))
+        found = Spear(chunk=4096).reconstruct(observation, generator(seed))
+        assert found.images is not None
+        assert found.certified is not None
+        assert found.labels is not None
+        assert found.certified.tolist() == [True] * 5 + [False]
+        nearest = (found.images[:5, None] - batch.images[None]).abs().flatten(2).amax(2).min(1)
+        assert nearest.values.max() < 1e-7
+        assert nearest.indices.sort().values.tolist() == [1, 2, 3, 4, 5]
+        assert found.labels[:5].argmax(1).equal(batch.labels[nearest.indices])
+
+
 def test_what_it_cannot_do_is_said():
     sigmoid = MLP(activation="sigmoid").build(SHAPE, 10, 0)
     with pytest.raises(NotApplicable, match="followed by ReLU"):

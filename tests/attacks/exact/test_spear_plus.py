@@ -161,3 +161,17 @@ def test_more_directions_than_examples_are_not_believed():
     assert found.identifiable is False
     assert "9 directions fit 4 examples" in found.verdict
     assert restored(found.labels) == restored(AutoLabels().reconstruct(observation, generator("many")).labels)
+
+
+def test_as_many_directions_as_examples_of_which_one_is_a_mixture_give_no_picture():
+    observation, _ = seen(4, 0)
+    end = tail(observation)
+    parts = split(end.layers[-2].gradient, 4)
+    some = torch.randn(parts.rank, 3, generator=generator("some")).double()
+    mixed = Found(
+        torch.cat([some, some[:, :1] + some[:, 1:2]], 1), torch.zeros(4, dtype=torch.long),
+        torch.zeros(4, 10).double(), torch.zeros(4, len(parts.live), dtype=torch.bool), torch.zeros(4).double(),
+    )  # fmt: skip
+    found = assembled(observation, end, parts, mixed, generator("mixed"))
+    assert found.images is None
+    assert "not independent" in found.verdict
