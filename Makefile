@@ -1,4 +1,5 @@
 # Everything is set up on the first call of any target: an environment in .venv/, from requirements.lock.
+ROOM := import os, shutil, sys; sys.exit(not os.path.exists(".venv") and shutil.disk_usage(".").free < 7e9)
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -35,7 +36,8 @@ clean:  ## removes the environment; runs stay
 
 .venv/installed: requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" && $(PYTHON) -c '$(FITS)' || { echo "Curious needs Python 3.11 to 3.14, and found none: call make PYTHON=/path/to/python3.12"; exit 2; }
-	@echo "setting up .venv (PyTorch with its CUDA libraries is some 5 GB; this is done once)"
+	@$(PYTHON) -c '$(ROOM)' || { echo "Curious needs 7 GB of free disk here for .venv: make room, or clone it onto a larger disk"; exit 2; }
+	@echo "setting up .venv (PyTorch with its CUDA libraries, 7 GB on disk; this is done once)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) install --no-deps -r requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation -e .

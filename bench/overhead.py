@@ -26,7 +26,7 @@ from flwr.simulation import run_simulation
 import clients.app
 from attacks.workers import start_ray, stop_ray
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
-from learning.tensors import buffers_of, generator, load_state, parameters_of
+from learning.tensors import buffers_of, load_state, parameters_of
 from learning.training import accuracy
 from server.app import RoundLog, ask_clients, examples_for_testing, inner_strategy
 from server.strategy import CuriousStrategy, UpdateStrategy
@@ -55,9 +55,9 @@ def weight_app() -> ClientApp:
             return clients.app.train(message, context)
         cell = plan_from_json(str(config["study"])).cells[0]
         client, round = int(context.node_config["partition-id"]), int(config["server-round"])  # pyright: ignore
-        batch = clients.app.client_batch(cell.study.client_data, client, round, cell.seed)
+        batch = cell.batch(round, client)
         sent = tensors_of(message.content.array_records[ARRAYS])
-        update = clients.app.share(cell, sent, batch, generator(cell.seed, "client", client, round))
+        update = clients.app.share(cell, sent, batch, cell.draws(round, client))
         rate = cell.study.training.learning_rate
         weights = sent | {name: sent[name] - rate * tensor for name, tensor in update.parameters.items()}
         metrics = MetricRecord({EXAMPLES: len(batch)})

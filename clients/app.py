@@ -8,10 +8,10 @@ from flwr.clientapp import ClientApp
 from torch import nn
 
 from defenses import defended_update
-from learning.data import client_batch, pictures_of
+from learning.data import pictures_of
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
 from learning.models import Architecture, ImageShape
-from learning.tensors import Batch, Tensors, Update, generator, load_state
+from learning.tensors import Batch, Tensors, Update, load_state
 from studies.config import Cell, plan_from_json
 
 app = ClientApp()
@@ -30,9 +30,8 @@ def train(message: Message, context: Context) -> Message:
     config = message.content[CONFIG]
     cell = plan_from_json(str(config["study"])).cells[int(config["cell"])]  # pyright: ignore[reportArgumentType]
     client, round = int(context.node_config["partition-id"]), int(config["server-round"])  # pyright: ignore[reportArgumentType]
-    batch = client_batch(cell.study.client_data, client, round, cell.seed)
-    sent = tensors_of(message.content.array_records[ARRAYS])
-    update = share(cell, sent, batch, generator(cell.seed, "client", client, round))
+    batch, sent = cell.batch(round, client), tensors_of(message.content.array_records[ARRAYS])
+    update = share(cell, sent, batch, cell.draws(round, client))
     metrics = MetricRecord({EXAMPLES: len(batch)})
     return Message(RecordDict({ARRAYS: record_of(update.named()), METRICS: metrics}), reply_to=message)
 

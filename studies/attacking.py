@@ -16,8 +16,8 @@ from attacks import ATTACKS, Granted, Observation
 from attacks.workers import Job, Outcome, Pool
 from defenses import BatchDefense, Known, defended_update
 from learning.catalogue import name_of
-from learning.data import client_batch, pictures_of, public_examples
-from learning.tensors import Batch, Update, derived_seed, generator, load_state
+from learning.data import pictures_of, public_examples
+from learning.tensors import Batch, Update, derived_seed, load_state
 from learning.training import Training, plain_step, set_mode
 from studies.config import Cell, Grants
 from studies.ledger import Ledger, Result, Victim
@@ -111,7 +111,7 @@ class Interrogation:
 def truth(cell: Cell, victim: Victim) -> Batch:
     """The examples behind an update, drawn again as the clients drew them."""
     clients = cell.behind(victim.round, victim.client)
-    batches = [client_batch(cell.study.client_data, client, victim.round, cell.seed) for client in clients]
+    batches = [cell.batch(victim.round, client) for client in clients]
     return Batch(torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches]))
 
 
@@ -129,9 +129,8 @@ def given(cell: Cell, victim: Victim, model: nn.Module) -> Tensor | None:
         return plain_step(model, batch, rng)
 
     for client in cell.behind(victim.round, victim.client):
-        batch = client_batch(cell.study.client_data, client, victim.round, cell.seed)
         compute = defended_update(cell.defense.chain, cell.study.training, step)
-        compute(copy.deepcopy(model), batch, generator(cell.seed, "client", client, victim.round))
+        compute(copy.deepcopy(model), cell.batch(victim.round, client), cell.draws(victim.round, client))
     return torch.cat(seen) if seen else None
 
 

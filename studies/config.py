@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pydantic
+import torch
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from attacks import ATTACKS, Attack
@@ -31,10 +32,10 @@ from learning.catalogue import (
     placed,
     table_of,
 )
-from learning.data import DATA, ClientData, Data
+from learning.data import DATA, ClientData, Data, client_batch
 from learning.models import MODELS, Architecture
 from learning.partitions import IID, PARTITIONS, Partition
-from learning.tensors import derived_seed
+from learning.tensors import Batch, derived_seed, generator
 from learning.training import Training
 
 
@@ -395,6 +396,14 @@ class Cell:
         """Rounds and clients whose updates are kept and attacked, if no client fails."""
         rounds = range(1, self.study.rounds + 1)
         return [(round, client) for round in rounds for client in self.seen(round) if self.study.recorded(round, client)]
+
+    def batch(self, round: int, client: int) -> Batch:
+        """The examples that a client trains on in a round."""
+        return client_batch(self.study.client_data, client, round, self.seed)
+
+    def draws(self, round: int, client: int) -> torch.Generator:
+        """Where a client's training and its defenses take their chance from in a round: afresh at every call."""
+        return generator(self.seed, "client", client, round)
 
     @property
     def setting(self) -> str:

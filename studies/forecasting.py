@@ -4,7 +4,7 @@ from attacks import NotApplicable
 from attacks.exact import EXACT
 from attacks.exact.forecast import FORECAST, Forecast, forecasts
 from defenses import defended_update
-from learning.data import client_batch, pictures_of, public_examples
+from learning.data import pictures_of, public_examples
 from learning.tensors import Update, generator
 from studies.config import Cell
 from studies.ledger import Ledger
@@ -30,7 +30,7 @@ def forecasts_of(cell: Cell) -> dict[str, Forecast]:
     if not chosen or not cell.recorded():
         return {}
     round, client = cell.recorded()[0]
-    examples = sum(len(client_batch(study.client_data, one, round, cell.seed)) for one in cell.behind(round, client))
+    examples = sum(len(cell.batch(round, one)) for one in cell.behind(round, client))
     stand_in = public_examples(study.data, examples, cell.seed, skip=study.granted.public)
     if len(stand_in) < examples:
         return {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from attacks.attack import NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import UNCHANGED, completed_labels, grown, independent, inputs_of, run_through
+from attacks.exact.assembly import UNCHANGED, completed_labels, fault_of, grown, inputs_of, run_through
 from attacks.exact.isolation import (
     Peeled,
     believed,
@@ -99,7 +99,7 @@ def alternated(seen: Seen, certain: Peeled, effort: Effort, rng: torch.Generator
         except NotApplicable:  # too little is left to tell it apart
             break
         found = searched_through(rest.observation, rest.parts, *rest.end.layers, effort, rng)
-        if independent(found.directions):
+        if not fault_of(found.directions):
             inputs = inputs_of(rest.end.layers[0], rest.parts, found.directions).inputs
             return seen, certain, certain.joined_by(Peeled(inputs, found.classes))
         rest, new = taken_out(rest, found) if found.directions.shape[1] < rest.parts.rank else (rest, none_of(seen.end))

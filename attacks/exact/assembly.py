@@ -31,7 +31,7 @@ def inputs_of(layer: Rectified, parts: Split, directions: Float[Tensor, "rank ra
 
     The inverse of the directions times the split's right factor is every example's input times an unknown number, and that
     number stands in the bias gradient's column, where the input is one. Without a bias it stays unknown: the scale is left
-    as the directions have it. They are `independent`.
+    as the directions have it. There must be no `fault_of` them.
     """
     scaled = torch.linalg.solve(directions, parts.right)
     columns = layer.weight.shape[1]
@@ -41,10 +41,16 @@ def inputs_of(layer: Rectified, parts: Split, directions: Float[Tensor, "rank ra
     return Inputs(scaled[:, :columns] / sizes[:, None], slopes)
 
 
-def independent(directions: Float[Tensor, "rank found"]) -> bool:
-    """Whether the directions are as many as the rank, and none is a combination of others: all examples, if they are right."""
+def fault_of(directions: Float[Tensor, "rank found"]) -> str | None:
+    """Why they cannot be the directions of all examples: their number is not the rank, or some are combinations of others."""
     rank, found = directions.shape
-    return found == rank and int(torch.linalg.matrix_rank(directions)) == rank
+    if found < rank:
+        return f"{found} of {rank} directions were found, and pictures need all of them"
+    if found > rank:
+        return f"{found} directions fit {rank} examples within the update's noise: which are true cannot be told"
+    if int(torch.linalg.matrix_rank(directions)) < rank:
+        return f"{found} directions were found that are not independent: some are no examples"
+    return None
 
 
 def before(layer: Rectified, after: Rectified, known: Inputs) -> Inputs:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.exact.assembly import Inputs, fitting_labels, independent, inputs_of, run_through, walked_back
+from attacks.exact.assembly import Inputs, fault_of, fitting_labels, inputs_of, run_through, walked_back
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import split
 from attacks.exact.search import searched_through
@@ -70,14 +70,14 @@ def _sampled(observation: Observation, end: Tail, seconds: float, rng: torch.Gen
     if parts.rank < observation.examples:
         return None
     found = sampled(parts, end.layers[0], asked.chunk, asked.samples, seconds, rng).directions
-    return inputs_of(end.layers[0], parts, found) if independent(found) else None
+    return None if fault_of(found) else inputs_of(end.layers[0], parts, found)
 
 
 def _searched(observation: Observation, end: Tail, seconds: float, rng: torch.Generator) -> Inputs | None:
     hidden, last = end.layers[-2:]
     parts = split(hidden.gradient, observation.examples)
     found = searched_through(observation, parts, hidden, last, SpearPlus(seconds=seconds).effort(), rng).directions
-    if parts.rank < observation.examples or not independent(found):
+    if parts.rank < observation.examples or fault_of(found):
         return None
     return walked_back(end, len(end.layers) - 2, inputs_of(hidden, parts, found))
 

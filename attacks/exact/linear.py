@@ -12,8 +12,9 @@ from torch.nn import functional
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.exact.assembly import Inputs, clipped_share, enlarged, walked_back
 from attacks.exact.certificate import certify
-from attacks.exact.layers import Rectified, Tail, dtype_of, entry, tail, victim
+from attacks.exact.layers import Rectified, Tail, entry, tail, victim
 from attacks.exact.low_rank import split
+from attacks.exact.proof import Proof
 from attacks.labels.last_layer import common_input, last_layer
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import settings
@@ -60,13 +61,8 @@ class Linear(Attack):
             observation = enlarged(observation, share)
             first = entry(observation)
         certificate = certify(observation, first, split(first.layers[0].gradient, 1), pictures, rows)
-        return Reconstruction(
-            images=pictures.nan_to_num(0.5).clamp(0, 1).cpu().to(dtype_of(observation)),
-            labels=rows.float().cpu(),
-            certified=certificate.certified.cpu(),
-            identifiable=bool(certificate.certified.all()),
-            verdict=certificate.sentence,
-        )
+        proof = Proof(pictures, certificate.certified, certificate.sentence)
+        return proof.reconstruction(observation, rows.float().cpu())
 
 
 def _label(observation: Observation, pictures: Tensor) -> Float[Tensor, "1 classes"]:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import completed_labels, fitting_labels, independent, inputs_of
+from attacks.exact.assembly import completed_labels, fault_of, fitting_labels, inputs_of
 from attacks.exact.layers import Rectified, tail
 from attacks.exact.low_rank import Split, split
 from attacks.exact.proof import proof_of
@@ -80,10 +80,9 @@ class Spear(Attack):
         parts = split(first.gradient, observation.examples)
         found = sampled(parts, first, self.chunk, self.samples, self.seconds, rng)
         expected = f"{found.samples:.2g} samples drawn, {expected_samples(len(parts.live), parts.rank):.2g} expected"
-        if not independent(found.directions):
-            word = f"{found.directions.shape[1]} of {parts.rank} directions were found: {expected}"
-            word = word if found.directions.shape[1] < parts.rank else f"the directions found are not independent: {expected}"
-            return Reconstruction(labels=rows_by(AutoLabels(), observation, rng), identifiable=False, verdict=word)
+        if fault := fault_of(found.directions):
+            labels = rows_by(AutoLabels(), observation, rng)
+            return Reconstruction(labels=labels, identifiable=False, verdict=f"{fault}; {expected}")
         known = inputs_of(first, parts, found.directions)
         classes = fitting_labels(end, known, observation.examples).argmax(1)
         proof = proof_of(observation, end, parts, known.inputs, classes)

@@ -6,7 +6,7 @@ import torch
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.exact.alternation import Seen, alternated, reconstruction, taken_out, unfit
-from attacks.exact.assembly import completed_labels, independent, inputs_of, walked_back
+from attacks.exact.assembly import completed_labels, fault_of, inputs_of, walked_back
 from attacks.exact.layers import Tail, tail
 from attacks.exact.low_rank import Split, split
 from attacks.exact.proof import proof_of
@@ -59,15 +59,10 @@ class SpearPlus(Attack):
 
 def assembled(observation: Observation, end: Tail, parts: Split, found: Found, rng: torch.Generator) -> Reconstruction:
     """The reconstruction that directions at the last hidden layer stand for."""
-    if (count := found.directions.shape[1]) > parts.rank:
-        none = torch.empty(0, dtype=torch.long)
-        word = f"{count} directions fit {parts.rank} examples within the update's noise: which are true cannot be told"
-        return Reconstruction(labels=completed_labels(observation, none, rng), identifiable=False, verdict=word)
-    labels = completed_labels(observation, found.classes, rng)
-    if not independent(found.directions):
-        word = f"{count} of {parts.rank} examples were taken apart, and pictures need all of them"
-        word = word if count < parts.rank else f"{count} directions were found that are not independent: some are no examples"
-        return Reconstruction(labels=labels, identifiable=False, verdict=word)
+    too_many = found.directions.shape[1] > parts.rank
+    labels = completed_labels(observation, found.classes[:0] if too_many else found.classes, rng)
+    if fault := fault_of(found.directions):
+        return Reconstruction(labels=labels, identifiable=False, verdict=fault)
     if end.slope is None:
         word = f"{parts.rank} of {observation.examples} labels are read off the update; the pictures stand behind other layers"
         return Reconstruction(labels=labels, identifiable=parts.rank == observation.examples, verdict=word)
