@@ -1,7 +1,8 @@
 """Attacks: what an honest-but-curious server restores from what it sees.
 
 `labels/` restores how many examples of each class there are, `matching/` finds pictures whose gradient matches, `exact/`
-solves for them; `controls` look at nothing. Import from here; add yours to its family's catalogue.
+solves for them; `directions/` takes a layer's gradient apart for labels and for pictures; `controls` look at nothing. Import
+from here; add yours to its family's catalogue.
 """
 
 from attacks.attack import Attack, Granted, NotApplicable, Observation, Reconstruction

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.exact.layers import entry
-from attacks.labels.last_layer import LastLayer, common_input, last_layer
+from attacks.directions.layers import common_input, entry
+from attacks.labels.last_layer import LastLayer, last_layer
 from learning.tensors import buffers_of, parameters_of
 
 SUM, EXCESS = 1e-3, 1.01  # how far the sum may be from zero, as a share of the entries; how large the positive part may be

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from attacks import Observation
+from attacks.directions.layers import tail
 from attacks.exact import Spear, SpearPlus
 from attacks.exact.forecast import EXACT
-from attacks.exact.layers import tail
 from attacks.exact.spear import fewest_zeros
 from bench.labels import drawn
 from learning.data import CIFAR10, pictures_of

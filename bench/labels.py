@@ -37,8 +37,9 @@ def observed(
     training: Training | None = None,
     granted: Granted | None = None,
     seed: int = 0,
+    whole: bool = False,
 ) -> Observation:
-    """What the server sees of a client that holds the batch and has no defense."""
+    """What the server sees of a client without a defense that holds the batch; of a gradient the last layer's, or the whole."""
     training = training or Training()
     channels, height, width = batch.images.shape[1:]
     empty = Update({name: torch.zeros_like(p) for name, p in parameters_of(model).items()})
@@ -47,7 +48,7 @@ def observed(
         round=0, client=0, model=model, update=empty, training=training, examples=len(batch),
         image_shape=(channels, height, width), classes=classes, granted=granted or Granted(),
     )  # fmt: skip
-    if training.shared == "gradient":
+    if training.shared == "gradient" and not whole:
         update = _last_layers_gradient(observation, batch, seed)
     else:
         update = local_update(copy.deepcopy(model), batch, training, generator("client", seed))

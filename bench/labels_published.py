@@ -88,7 +88,7 @@ def row(
         model = build(classes, seed)
         for index in range(1 if isinstance(data, ImageFolder) else settings.batches):
             batch = drawn(pictures.train, size, "published", name, seed, index)
-            observation = observed(model, batch, classes, training, seed=index)
+            observation = observed(model, batch, classes, training, seed=index, whole="FCN" in name)
             for method, found in scores.items():
                 if method == "rlg" and index >= RLG_BATCHES:
                     continue

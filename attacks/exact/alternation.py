@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from attacks.attack import NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.assembly import UNCHANGED, completed_labels, fault_of, grown, inputs_of, run_through
+from attacks.directions.inputs import fault_of, inputs_of, run_through
+from attacks.directions.layers import Tail
+from attacks.directions.low_rank import Split, split
+from attacks.directions.search import Effort, searched_through
+from attacks.directions.two_values import Found
+from attacks.exact.assembly import UNCHANGED, completed_labels, grown
 from attacks.exact.isolation import (
     Peeled,
     believed,
@@ -18,11 +23,7 @@ from attacks.exact.isolation import (
     share_of,
     tolerance_of,
 )
-from attacks.exact.layers import Tail
-from attacks.exact.low_rank import Split, split
 from attacks.exact.proof import Proof, proof_of
-from attacks.exact.search import Effort, searched_through
-from attacks.exact.two_values import Found
 
 TRUSTED = 1e-3  # error of a picture that is certified by itself
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks.attack import Observation
-from attacks.exact.layers import Tail, victim
-from attacks.exact.low_rank import Split
+from attacks.directions.layers import Tail, victim
+from attacks.directions.low_rank import Split
 from learning.tensors import Tensors
 
 SLACK = 5.0  # how many times the update's noise the remainder may be

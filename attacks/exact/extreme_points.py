@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
-from attacks.exact.layers import Tail, dtype_of, entry, tail, victim
-from attacks.exact.low_rank import Split, split
+from attacks.directions.layers import Tail, dtype_of, entry, tail, victim
+from attacks.directions.low_rank import Split, split
 from attacks.labels.counts import whole_counts
 from attacks.labels.last_layer import last_layer, parameters_at
 from learning.catalogue import Count, Positive, settings

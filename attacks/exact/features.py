@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.exact.assembly import Inputs, fault_of, fitting_labels, inputs_of, run_through, walked_back
-from attacks.exact.layers import Tail, tail
-from attacks.exact.low_rank import split
-from attacks.exact.search import searched_through
+from attacks.directions.inputs import Inputs, fault_of, fitting_labels, inputs_of, run_through, walked_back
+from attacks.directions.layers import Tail, tail
+from attacks.directions.low_rank import split
+from attacks.directions.search import searched_through
 from attacks.exact.spear import Spear, sampled
 from attacks.exact.spear_plus import SpearPlus
 

@@ -10,10 +10,10 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 from attacks.attack import NotApplicable, Observation, label_rows
+from attacks.directions.layers import Rectified, Tail, entry, tail
+from attacks.directions.low_rank import split
 from attacks.exact.assembly import refined, unclipped
 from attacks.exact.isolation import SPARE
-from attacks.exact.layers import Rectified, Tail, entry, tail
-from attacks.exact.low_rank import split
 from attacks.exact.spear import expected_samples
 from learning.tensors import Batch, Update
 from learning.training import Training

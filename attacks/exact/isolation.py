@@ -23,9 +23,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.exact.layers import Tail
-from attacks.exact.low_rank import Split
-from attacks.exact.two_values import Found
+from attacks.directions.layers import Tail
+from attacks.directions.low_rank import Split
+from attacks.directions.two_values import Found
 
 TOLERANCE, UNSURE = 1e-6, 20.0  # relative, of all that an input must reproduce; times the gradient's own uncertainty
 LOOSE = 20.0  # times the tolerance, the error of an input that fits it

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.exact.assembly import Inputs, clipped_share, enlarged, walked_back
+from attacks.directions.inputs import Inputs, walked_back
+from attacks.directions.layers import Rectified, Tail, common_input, entry, tail, victim
+from attacks.directions.low_rank import split
+from attacks.exact.assembly import clipped_share, enlarged
 from attacks.exact.certificate import certify
-from attacks.exact.layers import Rectified, Tail, entry, tail, victim
-from attacks.exact.low_rank import split
 from attacks.exact.proof import Proof
-from attacks.labels.last_layer import common_input, last_layer
+from attacks.labels.last_layer import last_layer
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import settings
 

@@ -3,9 +3,9 @@
 import torch
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.directions.layers import tail
+from attacks.directions.low_rank import split
 from attacks.exact.alternation import Seen, alone, alternated, reconstruction, unfit
-from attacks.exact.layers import tail
-from attacks.exact.low_rank import split
 from attacks.exact.spear_plus import SpearPlus
 from learning.catalogue import Positive, settings
 

@@ -7,10 +7,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attacks.attack import Observation, Reconstruction, label_rows
+from attacks.directions.layers import Tail, dtype_of
+from attacks.directions.low_rank import Split
 from attacks.exact.assembly import refined, unclipped
 from attacks.exact.certificate import certify
-from attacks.exact.layers import Tail, dtype_of
-from attacks.exact.low_rank import Split
 
 
 @dataclass(frozen=True)

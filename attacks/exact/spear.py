@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
-from attacks.exact.assembly import completed_labels, fault_of, fitting_labels, inputs_of
-from attacks.exact.layers import Rectified, tail
-from attacks.exact.low_rank import Split, split
+from attacks.directions.inputs import fault_of, fitting_labels, inputs_of
+from attacks.directions.layers import Rectified, tail
+from attacks.directions.low_rank import Split, split
+from attacks.exact.assembly import completed_labels
 from attacks.exact.proof import proof_of
 from attacks.helpers import Nobody, helpers
 from attacks.labels.auto import AutoLabels
@@ -81,7 +82,7 @@ class Spear(Attack):
         found = sampled(parts, first, self.chunk, self.samples, self.seconds, rng)
         expected = f"{found.samples:.2g} samples drawn, {expected_samples(len(parts.live), parts.rank):.2g} expected"
         if fault := fault_of(found.directions):
-            labels = rows_by(AutoLabels(), observation, rng)
+            labels = rows_by(AutoLabels(seconds=0.0), observation, rng)
             return Reconstruction(labels=labels, identifiable=False, verdict=f"{fault}; {expected}")
         known = inputs_of(first, parts, found.directions)
         classes = fitting_labels(end, known, observation.examples).argmax(1)

@@ -5,13 +5,14 @@ import time
 import torch
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
+from attacks.directions.inputs import fault_of, inputs_of, walked_back
+from attacks.directions.layers import Tail, tail
+from attacks.directions.low_rank import Split, split
+from attacks.directions.search import Effort, searched_through
+from attacks.directions.two_values import Found
 from attacks.exact.alternation import Seen, alternated, reconstruction, taken_out, unfit
-from attacks.exact.assembly import completed_labels, fault_of, inputs_of, walked_back
-from attacks.exact.layers import Tail, tail
-from attacks.exact.low_rank import Split, split
+from attacks.exact.assembly import completed_labels
 from attacks.exact.proof import proof_of
-from attacks.exact.search import Effort, searched_through
-from attacks.exact.two_values import Found
 from learning.catalogue import Count, Positive, settings
 
 

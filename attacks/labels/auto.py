@@ -3,16 +3,22 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows, rows_by
+from attacks.directions.layers import common_input
+from attacks.labels.apart import classes_apart
+from attacks.labels.counts import whole_counts
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
-from attacks.labels.last_layer import answers, common_input, dummy_pictures, last_layer
+from attacks.labels.last_layer import answers, dummy_pictures, last_layer
 from attacks.labels.llg import LLG
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlu import RLU
 from attacks.labels.soft_labels import SoftLabels
-from learning.catalogue import Count, Fraction, Positive, settings
+from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
+
+WHOLE = 0.15  # how far from whole numbers counts may be that are believed
 
 
 @settings
@@ -21,14 +27,16 @@ class AutoLabels(Attack):
 
     1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
     2. without a bias gradient, `geng` in its form for weights;
-    3. if the model still answers every picture alike, `rank-one`;
+    3. if the model still answers every picture alike, `rank-one`; where its counts are not nearly whole numbers, the batch is
+       taken apart (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
     4. if public pictures are granted, `rlu`; else `geng`;
     5. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
        rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
     the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
-    `spread`). Training drives the two apart; the true labels are nowhere in it.
+    `spread`). Training drives the two apart; the true labels are nowhere in it. `seconds`: that taking apart may cost; with
+    zero it is never done.
 
     Guarantees and refusals are those of the restoration asked.
     """
@@ -36,6 +44,7 @@ class AutoLabels(Attack):
     alike: Fraction = 0.15
     dummies: Count = 64
     spread: Positive = 0.25
+    seconds: NotNegative = 5.0
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         if observation.examples == 1 and observation.steps == 1:
@@ -45,6 +54,11 @@ class AutoLabels(Attack):
                 return IDLGLabels().reconstruct(observation, rng)
             return found if found.identifiable else IDLGLabels().reconstruct(observation, rng)
         chosen = self.chosen(observation, rng)
+        if self.seconds and isinstance(chosen, RankOneLabels) and _doubtful(chosen.estimate(observation), observation.examples):
+            classes = classes_apart(observation, self.seconds, rng)
+            if classes is not None:
+                said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
+                return Reconstruction(labels=label_rows(classes.sort().values, observation.classes), verdict=said)
         found = chosen.reconstruct(observation, rng)
         if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
             return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
@@ -63,3 +77,8 @@ class AutoLabels(Attack):
         if (answer - reference).abs().sum() / 2 <= self.alike:
             return RankOneLabels()
         return GengLabels() if public is None else RLU()
+
+
+def _doubtful(estimate: Tensor, examples: int) -> bool:
+    """Whether rounding the counts may have made one of them wrong."""
+    return float((estimate - whole_counts(estimate, examples).to(estimate)).abs().max()) > WHOLE

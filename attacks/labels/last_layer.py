@@ -48,19 +48,6 @@ def last_layer_with_bias(observation: Observation) -> tuple[Tensor, Tensor, Tens
     return layer.weight, layer.bias, layer.weight_gradient, layer.bias_gradient
 
 
-def common_input(
-    weight_gradient: Float[Tensor, "units inputs"],
-    bias_gradient: Float[Tensor, " units"],
-    along: Float[Tensor, " units"] | None = None,
-) -> Float[Tensor, " inputs"]:
-    """A linear layer's input, if all examples had the same: the weight gradient is then the bias gradient times the input.
-
-    It is read off the rows added up with the weights `along`; without these, by least squares over the rows.
-    """
-    along = bias_gradient if along is None else along
-    return weight_gradient.T @ along / (bias_gradient @ along).clamp_min(1e-300)
-
-
 def parameters_at(observation: Observation, share: float) -> Tensors:
     """The model's parameters after that share of the way from the model sent (0) to the model that the client reached (1).
 

@@ -1,11 +1,13 @@
 """Rank-one labels: one embedding for the whole batch, by least squares. No paper; the project's own reference measured it."""
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import Attack, Observation, Reconstruction
+from attacks.directions.layers import common_input
 from attacks.labels.counts import rows_of, whole_counts
-from attacks.labels.last_layer import common_input, last_layer, last_layer_with_bias, parameters_at
+from attacks.labels.last_layer import last_layer, last_layer_with_bias, parameters_at
 from learning.catalogue import Index, settings
 
 
@@ -29,17 +31,21 @@ class RankOneLabels(Attack):
     refinements: Index = 2
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(labels=rows_of(whole_counts(self.estimate(observation), observation.examples)))
+
+    def estimate(self, observation: Observation) -> Float[Tensor, " classes"]:
+        """The counts before they are made whole."""
         weight, bias, weight_gradient, bias_gradient = last_layer_with_bias(observation)
         weight_gradient, bias_gradient = weight_gradient.nan_to_num(0.0), bias_gradient.nan_to_num(0.0)
         total = observation.examples
         layers = [(weight, bias), *_reached(observation)]
-        direction, counts = bias_gradient, torch.zeros(0, dtype=torch.long)
+        direction, estimate = bias_gradient, torch.zeros_like(bias_gradient)
         for _ in range(1 + self.refinements):
             embedding = common_input(weight_gradient, bias_gradient, direction)
             probabilities = torch.stack([torch.softmax(w @ embedding + b, 0) for w, b in layers]).mean(0)
-            counts = whole_counts(total * (probabilities - bias_gradient), total)
-            direction = _even_direction(probabilities, counts.to(probabilities), bias_gradient)
-        return Reconstruction(labels=rows_of(counts))
+            estimate = total * (probabilities - bias_gradient)
+            direction = _even_direction(probabilities, whole_counts(estimate, total).to(probabilities), bias_gradient)
+        return estimate
 
 
 def _reached(observation: Observation) -> list[tuple[Tensor, Tensor]]:

@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.labels.last_layer import common_input, last_layer
+from attacks.directions.layers import common_input
+from attacks.labels.last_layer import last_layer
 from learning.catalogue import Positive, settings
 
 FEWEST_CLASSES = 5

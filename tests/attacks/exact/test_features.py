@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from attacks import NotApplicable, Observation
-from attacks.exact.assembly import Inputs, fitting_labels, run_through
+from attacks.directions.inputs import Inputs, fitting_labels, run_through
+from attacks.directions.layers import tail
 from attacks.exact.features import features_of
-from attacks.exact.layers import tail
 from attacks.matching import FeatureInversion
 from learning.models import MLP, LeNet, LeNet5
 from learning.tensors import Batch, generator

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from attacks import NotApplicable, Observation
+from attacks.directions.layers import tail
+from attacks.directions.low_rank import split
+from attacks.directions.search import searched_through
+from attacks.directions.two_values import Found
 from attacks.exact import Peeling, SpearPlus, alternation, spear_plus
 from attacks.exact.alternation import Seen, taken_out
 from attacks.exact.isolation import Peeled, believed, errors_of, opened_to_all, peeled, with_one
-from attacks.exact.layers import tail
-from attacks.exact.low_rank import split
-from attacks.exact.search import searched_through
-from attacks.exact.two_values import Found
 from learning.models import MLP, LeNet5
 from learning.tensors import Batch, generator
 from learning.training import Training

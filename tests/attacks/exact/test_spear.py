@@ -9,10 +9,10 @@ from torch import Tensor
 
 from attacks import NotApplicable
 from attacks.attack import label_rows
+from attacks.directions.inputs import Inputs, fitting_labels, run_through
+from attacks.directions.layers import Tail, tail
+from attacks.directions.low_rank import Split, split
 from attacks.exact import Spear
-from attacks.exact.assembly import Inputs, fitting_labels, run_through
-from attacks.exact.layers import Tail, tail
-from attacks.exact.low_rank import Split, split
 from attacks.exact.spear import _guessed, _of_one_example, _Pool, _shut, _subsets, expected_samples, fewest_zeros, sampled
 from learning.models import MLP, LeNet5
 from learning.tensors import Batch, Update, generator

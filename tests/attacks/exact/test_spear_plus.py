@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from attacks import NotApplicable, Observation, Reconstruction
+from attacks.directions.completion import completed
+from attacks.directions.layers import tail
+from attacks.directions.low_rank import split
+from attacks.directions.two_values import Found, Search, nothing, searched, typical_errors
 from attacks.exact import Spear, SpearPlus
-from attacks.exact.completion import completed
-from attacks.exact.layers import tail
-from attacks.exact.low_rank import split
 from attacks.exact.spear_plus import assembled
-from attacks.exact.two_values import Found, Search, nothing, searched, typical_errors
 from attacks.labels import AutoLabels
 from learning.models import MLP, LeNet, LeNet5, ResNet18
 from learning.tensors import Batch, generator

@@ -32,8 +32,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.exact.layers import Rectified
-from attacks.exact.low_rank import Split
+from attacks.directions.layers import Rectified
+from attacks.directions.low_rank import Split
 
 ANSWERS = 1.2  # worth of the spread of a unit's answers, where that of a slope is one
 STEP = 0.5  # of the relaxed reflections

@@ -159,3 +159,16 @@ def _layer(module: nn.Linear, name: str, gradient: dict[str, Tensor], rectified:
         raise NotApplicable(f"the gradient of layer '{name}' is zero or not finite")
     bias = None if len(columns) == 1 or module.bias is None else module.bias.detach()
     return Rectified(name, module.weight.detach(), bias, shared, rectified)
+
+
+def common_input(
+    weight_gradient: Float[Tensor, "units inputs"],
+    bias_gradient: Float[Tensor, " units"],
+    along: Float[Tensor, " units"] | None = None,
+) -> Float[Tensor, " inputs"]:
+    """A linear layer's input, if all examples had the same: the weight gradient is then the bias gradient times the input.
+
+    It is read off the rows added up with the weights `along`; without these, by least squares over the rows.
+    """
+    along = bias_gradient if along is None else along
+    return weight_gradient.T @ along / (bias_gradient @ along).clamp_min(1e-300)

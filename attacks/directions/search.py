@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Observation
-from attacks.exact.completion import completed
-from attacks.exact.layers import Rectified, dtype_of
-from attacks.exact.low_rank import Split
-from attacks.exact.two_values import Found, Search, joined, nothing, searched, typical_errors
+from attacks.directions.completion import completed
+from attacks.directions.layers import Rectified, common_input, dtype_of
+from attacks.directions.low_rank import Split
+from attacks.directions.two_values import Found, Search, joined, nothing, searched, typical_errors
 from attacks.helpers import helpers
-from attacks.labels.last_layer import common_input
 
 LONGEST = 6  # times the first pass's reflections are a later pass's at most
 ROUNDINGS = 4  # in the precision of the update, of every slope

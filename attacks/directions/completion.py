@@ -5,9 +5,9 @@ import time
 import torch
 from torch import Tensor
 
-from attacks.exact.layers import Rectified
-from attacks.exact.low_rank import Split
-from attacks.exact.two_values import Found, finished, joined
+from attacks.directions.layers import Rectified
+from attacks.directions.low_rank import Split
+from attacks.directions.two_values import Found, finished, joined
 
 MOST = 8  # directions that may be missing
 DRAWS = 512
