@@ -1,4 +1,4 @@
-"""From directions to pictures: what a layer was given, the layers before it and behind it, and the finish against the model."""
+"""The finish of an exact attack: clipping undone, pictures brought to the precision of the update, missing labels filled in."""
 
 from dataclasses import replace
 
