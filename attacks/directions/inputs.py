@@ -87,6 +87,18 @@ def run_through(
     return RunThrough(slopes[0], gradients)
 
 
+def unexplained(
+    end: Tail, inputs: Float[Tensor, "batch inputs"], labels: Float[Tensor, "batch classes"], examples: int
+) -> float:
+    """The share of a layer's gradient that inputs of the tail's first layer leave over, of the worst layer."""
+    explained = run_through(end, inputs, labels, examples).gradients
+    shares = [
+        (layer.gradient - gradient[:, : layer.gradient.shape[1]]).norm() / layer.gradient.norm()
+        for layer, gradient in zip(end.layers, explained, strict=True)
+    ]
+    return float(torch.stack(shares).max())
+
+
 def _answers(end: Tail, inputs: Float[Tensor, "batch inputs"]) -> list[Float[Tensor, "batch _"]]:
     """Every layer's output, before ReLU."""
     answers = [end.layers[0].answers(inputs)]

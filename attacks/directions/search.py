@@ -25,10 +25,10 @@ class Effort:
     `deadline`: by the monotonic clock.
     """
 
-    starts: int
-    reflections: int
-    rounds: int
     deadline: float
+    starts: int = 64
+    reflections: int = 200
+    rounds: int = 24
 
 
 def searched_through(

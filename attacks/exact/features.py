@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation
-from attacks.directions.inputs import Inputs, fault_of, fitting_labels, inputs_of, run_through, walked_back
+from attacks.directions.inputs import Inputs, fault_of, fitting_labels, inputs_of, unexplained, walked_back
 from attacks.directions.layers import Tail, tail
 from attacks.directions.low_rank import split
 from attacks.directions.search import searched_through
@@ -52,7 +52,7 @@ def features_of(observation: Observation, seconds: float, rng: torch.Generator) 
         if known is None or not known.inputs.isfinite().all():
             continue
         labels = fitting_labels(end, known, observation.examples)
-        remainder = _remainder(end, known.inputs, labels, observation.examples)
+        remainder = unexplained(end, known.inputs, labels, observation.examples)
         least = min(least, remainder)
         if remainder < (EXPLAINED if observation.steps == 1 else EXPLAINED_ON_AVERAGE):
             return Features(first.name, known.inputs, labels, remainder)
@@ -80,12 +80,3 @@ def _searched(observation: Observation, end: Tail, seconds: float, rng: torch.Ge
     if parts.rank < observation.examples or fault_of(found):
         return None
     return walked_back(end, len(end.layers) - 2, inputs_of(hidden, parts, found))
-
-
-def _remainder(end: Tail, inputs: Tensor, labels: Tensor, examples: int) -> float:
-    explained = run_through(end, inputs, labels, examples).gradients
-    shares = [
-        (layer.gradient - gradient[:, : layer.gradient.shape[1]]).norm() / layer.gradient.norm()
-        for layer, gradient in zip(end.layers, explained, strict=True)
-    ]
-    return float(torch.stack(shares).max())

@@ -35,14 +35,14 @@ class SpearPlus(Attack):
     Raises `NotApplicable` where no hidden linear layer feeds the last one through ReLU, or the batch is as large as a layer.
     """
 
-    starts: Count = 64
-    reflections: Count = 200
-    rounds: Count = 24
+    starts: Count = Effort.starts
+    reflections: Count = Effort.reflections
+    rounds: Count = Effort.rounds
     seconds: Positive = 300.0
 
     def effort(self) -> Effort:
         """What the search may cost, from now on."""
-        return Effort(self.starts, self.reflections, self.rounds, time.monotonic() + self.seconds)
+        return Effort(time.monotonic() + self.seconds, self.starts, self.reflections, self.rounds)
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         end = tail(observation)

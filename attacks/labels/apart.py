@@ -6,15 +6,14 @@ import torch
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation, label_rows
-from attacks.directions.inputs import fault_of, inputs_of, run_through
+from attacks.directions.inputs import fault_of, inputs_of, unexplained
 from attacks.directions.layers import Tail, tail
 from attacks.directions.low_rank import split
 from attacks.directions.search import Effort, searched_through
 
 UNITS = 4  # of the hidden layer for every example: with fewer the search finds hardly any batch
-STARTS, REFLECTIONS, ROUNDS = 64, 200, 24  # of the search, as in spear-plus
 NOISY = 1e-3  # sine of the angle by which noise may turn the batch's directions: by more, and the search finds none
-EXPLAINED = 0.01  # share of both layers' gradients that what was found may leave over
+EXPLAINED = 0.01  # share of a layer's gradient that what was found may leave over
 
 
 def classes_apart(observation: Observation, seconds: float, rng: torch.Generator) -> Tensor | None:
@@ -33,13 +32,10 @@ def classes_apart(observation: Observation, seconds: float, rng: torch.Generator
         return None
     if parts.rank < observation.examples or parts.unsure > NOISY:
         return None
-    effort = Effort(STARTS, REFLECTIONS, ROUNDS, time.monotonic() + seconds)
-    found = searched_through(observation, parts, hidden, last, effort, rng)
+    found = searched_through(observation, parts, hidden, last, Effort(time.monotonic() + seconds), rng)
     if fault_of(found.directions):
         return None
     known = inputs_of(hidden, parts, found.directions)
     rows = label_rows(found.classes.cpu(), observation.classes).to(known.inputs)
-    behind = run_through(Tail((hidden, last), None, None), known.inputs, rows, observation.examples)
-    pairs = zip((hidden.gradient, last.gradient), behind.gradients, strict=True)
-    explained = all((shared - own).norm() < EXPLAINED * shared.norm() for shared, own in pairs)
-    return found.classes.cpu() if explained else None
+    left = unexplained(Tail((hidden, last), None, None), known.inputs, rows, observation.examples)
+    return found.classes.cpu() if left < EXPLAINED else None
