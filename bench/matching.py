@@ -101,7 +101,14 @@ def ours(name: str, picture: int, size: int, iterations: int, restarts: int) -> 
     return {"seconds": seconds, "steps": len(found.history) - 1, "psnr": decibels(found.images, batch.images)}
 
 
-def theirs(name: str, picture: int, size: int, iterations: int, folder: str) -> dict[str, float]:
+def breaching_on(
+    observation: Observation, batch: Batch, iterations: int, folder: str, seed: int, variation: float | None = None
+) -> tuple[Tensor, float]:
+    """What breaching's preset `invertinggradients` makes of an observation whose labels it is given, and its CPU seconds.
+
+    `variation`: the weight of total variation, in ours' units: pixels, where breaching's are normalised; else the preset's.
+    Local steps take all examples.
+    """
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -109,27 +116,42 @@ def theirs(name: str, picture: int, size: int, iterations: int, folder: str) -> 
     from breaching.attacks import prepare_attack  # pyright: ignore[reportMissingImports]
     from omegaconf import OmegaConf  # pyright: ignore[reportMissingImports]
 
-    observation, batch = observed(name, picture, size)
     behind = observation.model.get_submodule("network")  # breaching normalises by itself
     presets = Path(sys.modules["breaching"].__file__ or "").parent / "config" / "attack"
     files = ["_default_optimization_attack.yaml", "invertinggradients.yaml"]
     config: Any = OmegaConf.merge(*[OmegaConf.load(presets / file) for file in files])
     config.optim.callback = 10**9
     setup = {"device": torch.device("cpu"), "dtype": torch.float}
-    mean, deviation = 0.5, 0.25
-    metadata = SimpleNamespace(shape=SHAPE, modality="vision", classes=10, mean=[mean] * 3, std=[deviation] * 3)
+    mean, deviation, channels = 0.5, 0.25, observation.image_shape[0]
+    if variation is not None:
+        config.regularization.total_variation.scale = deviation * variation
+    metadata = SimpleNamespace(
+        shape=observation.image_shape, modality="vision", classes=observation.classes,
+        mean=[mean] * channels, std=[deviation] * channels,
+    )  # fmt: skip
     parameters = [parameter.detach() for parameter in behind.parameters()]
     sent = [{"parameters": parameters, "buffers": list(behind.buffers()), "metadata": metadata}]
-    known = {"num_data_points": size, "labels": batch.labels, "local_hyperparams": None, "data_key": "images"}
+    steps, rate = observation.steps, observation.training.learning_rate
+    local = {"lr": rate, "steps": steps, "data_per_step": len(batch.labels), "labels": [batch.labels] * steps}
+    known = {
+        "num_data_points": len(batch.labels), "labels": batch.labels,
+        "local_hyperparams": local if steps > 1 else None, "data_key": "images",
+    }  # fmt: skip
     shared = [{"gradients": list(observation.update.parameters.values()), "buffers": None, "metadata": known}]
     found, seconds = {}, math.inf
     for config.optim.max_iterations in (1, iterations):
         attacker = prepare_attack(behind, torch.nn.CrossEntropyLoss(), config, setup)
-        torch.manual_seed(100 + picture)
+        torch.manual_seed(seed)
         begin = time.process_time()
         found, _ = attacker.reconstruct(sent, shared, {})
         seconds = time.process_time() - begin
-    return {"seconds": seconds, "steps": iterations, "psnr": decibels(found["data"] * deviation + mean, batch.images)}
+    return found["data"] * deviation + mean, seconds
+
+
+def theirs(name: str, picture: int, size: int, iterations: int, folder: str) -> dict[str, float]:
+    observation, batch = observed(name, picture, size)
+    found, seconds = breaching_on(observation, batch, iterations, folder, 100 + picture)
+    return {"seconds": seconds, "steps": iterations, "psnr": decibels(found, batch.images)}
 
 
 def training_step(name: str, size: int) -> float:

@@ -11,8 +11,7 @@ from attacks.matching.slopes import Slope
 from learning.tensors import Tensors
 
 FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8
-LAST = 0.1  # share of the iterations that end a descent, by its second slope
-PATIENCE, LEAST_FALL = 0.25, 1e-3  # the losses stand still if this share of the iterations takes off less than that share
+PATIENCE, LEAST_FALL = 0.4, 1e-3  # the losses stand still if this share of the iterations takes off less than that share
 
 LOOKS = 20  # in that time at whether they do
 
@@ -28,7 +27,7 @@ class Run:
 
 @torch.no_grad()
 def descend(
-    slopes: tuple[Slope, Slope],
+    slope: Slope,
     starts: Tensors,
     iterations: int,
     rate: Callable[[int], float],
@@ -42,15 +41,14 @@ def descend(
 ) -> list[Run]:
     """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
 
-    `slopes`: the slope to begin with, and the one for the last tenth of the iterations. `starts`: variables by name, the first
-    axis being the restarts. `rate`: the step of that iteration, `scales` what it is multiplied by for a variable, `paces` for
-    a restart. `signed`: Adam sees the `sign` of the slope only, in all restarts or in those that are marked. What is `bounded`
-    is put back into [0, 1] after every step, and goes back to the middle by the share `decay` of the step's length first
-    (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the variables before they are
-    looked at, and may change them.
+    `starts`: variables by name, the first axis being the restarts. `rate`: the step of that iteration, `scales` what it is
+    multiplied by for a variable, `paces` for a restart. `signed`: Adam sees the `sign` of the slope only, in all restarts or in
+    those that are marked. What is `bounded` is put back into [0, 1] after every step, and goes back to the middle by the share
+    `decay` of the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the
+    variables before they are looked at, and may change them.
 
     A restart whose loss is not finite stays where it is; the descent ends when all do, or when no loss has fallen by a
-    thousandth in a quarter of the iterations.
+    thousandth in two fifths of the iterations: less, and a rate that still falls would have had its turn.
     """
     scales = scales or {}
     now = {name: tensor.detach().clone() for name, tensor in starts.items()}
@@ -68,7 +66,7 @@ def descend(
     for iteration in range(iterations + 1):
         if before is not None:
             before(iteration, now)
-        sloped, losses = slopes[iteration >= (1 - LAST) * iterations](now)
+        sloped, losses = slope(now)
         fallen = []
         for restart, loss in enumerate(losses.tolist()):
             if stopped[restart]:

@@ -10,7 +10,7 @@ from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
-from attacks.matching.priors import start, total_variation
+from attacks.matching.priors import start, total_variation, variation_weight
 from attacks.matching.simulation import simulation
 from attacks.matching.slopes import LARGE, exact
 from attacks.matching.victim import victim_of, work
@@ -40,7 +40,7 @@ class Dimitrov(Attack):
     labels: LabelRestoration = AutoLabels()
     iterations: Count = 200
     learning_rate: Positive = 0.08
-    total_variation: NotNegative = 0.01
+    total_variation: NotNegative | None = None
     epoch_prior: NotNegative = 1.0
     spread: Positive = 0.05
     restarts: Count = 1
@@ -62,16 +62,18 @@ class Dimitrov(Attack):
         starts = [torch.cat([start(observation, self.spread, rng)] * epochs) for _ in range(self.restarts)]
         variables = {"images": torch.stack(starts).clamp(0, 1).to(reference), "labels": dealt}
 
-        def loss(one: Tensors) -> Tensor:
-            images, labels = one["images"], one["labels"].detach()
-            distance = cosine_distance(simulate(images, labels), wanted)
-            together = self.epoch_prior * epochs_apart(images, labels, epochs)
-            return distance + together + self.total_variation * total_variation(images)
+        def distance(one: Tensors) -> Tensor:
+            return cosine_distance(simulate(one["images"], one["labels"].detach()), wanted)
 
+        def loss(one: Tensors) -> Tensor:
+            together = self.epoch_prior * epochs_apart(one["images"], one["labels"].detach(), epochs)
+            return distance(one) + together + weight * total_variation(one["images"])
+
+        weight = variation_weight(self.total_variation, distance, variables)
         large = work(victim, observation.image_shape) * observation.steps >= LARGE
         slope, share = exact(loss, variables, self.iterations, large), falling("cosine", self.iterations)
         rate = lambda iteration: self.learning_rate * share(iteration)  # noqa: E731
-        best = min(descend((slope, slope), variables, self.iterations, rate, scales={"labels": 0.0}), key=lambda run: run.loss)
+        best = min(descend(slope, variables, self.iterations, rate, scales={"labels": 0.0}), key=lambda run: run.loss)
         images, labels = averaged(best.variables["images"], best.variables["labels"], epochs)
         whole = training.batch_size >= examples
         return Reconstruction(

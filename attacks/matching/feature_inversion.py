@@ -68,7 +68,7 @@ class FeatureInversion(Attack):
 
         rate = falling("cosine", self.iterations)
         runs = descend(
-            (slope, slope),
+            slope,
             variables,
             self.iterations,
             lambda iteration: self.learning_rate * rate(iteration),

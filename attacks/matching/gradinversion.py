@@ -77,7 +77,7 @@ class GradInversion(Attack):
 
         rate = falling("cosine", self.iterations, min(self.warm_up, self.iterations // 10))
         runs = descend(
-            (slope, slope),
+            slope,
             variables,
             self.iterations,
             lambda iteration: self.learning_rate * rate(iteration),

@@ -4,28 +4,17 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
-from attacks.matching.adam import LAST, Run, descend, falling, soft_sign
+from attacks.matching.adam import Run, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES
 from attacks.matching.knowing import Insight, assuming, insight
-from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation
+from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
-from attacks.matching.slopes import (
-    LARGE,
-    STEPS,
-    TRACED_FROM,
-    Slope,
-    difference,
-    exact,
-    good_step,
-    one_by_one,
-    traced,
-)
-from attacks.matching.victim import Victim, victim_of, work
+from attacks.matching.slopes import LARGE, Loss, Slope, exact
+from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
@@ -49,6 +38,7 @@ class InvertingGradients(Attack):
     of the iterations. `warm_up`: iterations in which it rises first. `weight_decay`: AdamW's, towards mid-grey. `distance`: of
     the gradients; squares and absolute values are in units of the shared gradient's own. `total_variation`,
     `colour_variation` (of what the channels differ by), `label_entropy` (of labels that are sought): weights of the priors.
+    Left out, that of total variation is a fifth of the distance at the first start.
     `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard deviation
     of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`. `restarts`:
     independent starts, of which the one with the least loss is kept; they are computed together.
@@ -56,10 +46,8 @@ class InvertingGradients(Attack):
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
 
-    The iterate with the least loss is returned, with its `loss` and
-    the losses of its run as `history`: at the start, and after every iteration. It ends sooner when the loss stands still,
-    and a loss that is not finite ends its run. Large networks are matched by finite differences where these come within
-    0.98 of the exact slope at the start, and exactly in the last tenth.
+    The iterate with the least loss is returned, with its `loss` and the losses of its run as `history`: at the start, and
+    after every iteration. It ends sooner when the loss stands still, and a loss that is not finite ends its run.
 
     Up to ten local steps are simulated as the server ordered them, and differentiated through; more are matched by their
     average gradient. The order in which a client takes its examples is not told: every restart assumes another order of the
@@ -79,7 +67,7 @@ class InvertingGradients(Attack):
     warm_up: Index = 0
     signed: bool | Literal["soft", "auto"] = "auto"
     distance: Literal["cosine", "masked-cosine", "layered-cosine", "squared", "absolute"] = "cosine"
-    total_variation: NotNegative = 0.1
+    total_variation: NotNegative | None = None
     colour_variation: NotNegative = 0.0
     label_entropy: NotNegative = 0.0
     box: Literal["projection", "sigmoid"] = "projection"
@@ -117,11 +105,11 @@ class InvertingGradients(Attack):
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slopes = self._slopes(victim, known, wanted, variables, simulated, large)
-        signed = self._better(slopes[0], variables) if self.signed == "auto" and large else self.signed
+        slope = exact(self._loss(known, wanted, variables), variables, self.iterations, large)
+        signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
-        runs = self._descend(slopes, variables, kinds, self.iterations)
+        runs = self._descend(slope, variables, kinds, self.iterations)
         best = min(runs, key=lambda run: run.loss)
         return Reconstruction(
             images=self._pictures(best.variables).float().cpu(),
@@ -131,31 +119,22 @@ class InvertingGradients(Attack):
             verdict=_said(observation, simulated),
         )
 
-    def _slopes(
-        self, victim: Victim, known: Insight, wanted: Tensors, variables: Tensors, simulated: bool, large: bool
-    ) -> tuple[Slope, Slope]:
-        """The slope to begin with, and the exact one to end with."""
-        variation = max(self.total_variation, known.variation)
+    def _loss(self, known: Insight, wanted: Tensors, variables: Tensors) -> Loss:
+        """Distance plus priors, of one restart's variables."""
 
-        def prior(one: Tensors) -> Tensor:
+        def distance(one: Tensors) -> Tensor:
+            return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
+
+        weight = max(variation_weight(self.total_variation, distance, variables), known.variation)
+
+        def loss(one: Tensors) -> Tensor:
             images = self._pictures(one)
-            total = variation * total_variation(images)
+            total = distance(one) + weight * total_variation(images)
             if self.colour_variation:
                 total = total + self.colour_variation * colour_variation(images)
             return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
 
-        def loss(one: Tensors) -> Tensor:
-            return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted) + prior(one)
-
-        alone = {name: tensor[0] for name, tensor in variables.items()}
-        steps = {step: difference(victim, wanted, known.distance, prior, step) for step in STEPS}
-        differs = large and not simulated and not self.joint_labels and known.direct and self.box == "projection"
-        step = good_step(grad_and_value(loss), steps, alone) if differs else None
-        if step is None:
-            slope = exact(loss, variables, self.iterations, large)
-            return slope, slope
-        first = one_by_one(traced(steps[step], alone, self.iterations >= TRACED_FROM))
-        return first, exact(loss, variables, round(LAST * self.iterations), large)
+        return loss
 
     def _better(self, slope: Slope, variables: Tensors) -> bool:
         """Whether signed steps match better than plain ones, by the mean loss that short runs of both reach."""
@@ -163,11 +142,11 @@ class InvertingGradients(Attack):
             return True
         short = self.iterations // PILOT
         kinds = [[signed] * self.restarts for signed in (True, False)]
-        pilots = [self._descend((slope, slope), variables, kind, short) for kind in kinds]
+        pilots = [self._descend(slope, variables, kind, short) for kind in kinds]
         signed, plain = (sum(run.loss for run in runs) for runs in pilots)
         return signed < plain
 
-    def _descend(self, slopes: tuple[Slope, Slope], variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
+    def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
         """All restarts, each with signed steps or without."""
         paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in kinds]
         share = falling(self.decay, iterations, self.warm_up)
@@ -175,7 +154,7 @@ class InvertingGradients(Attack):
         bounded = ("images",) if self.box == "projection" else ()
         sign = soft_sign if self.signed == "soft" else torch.sign
         return descend(
-            slopes, variables, iterations, share, kinds, scales, bounded, paces=paces, sign=sign, decay=self.weight_decay
+            slope, variables, iterations, share, kinds, scales, bounded, paces=paces, sign=sign, decay=self.weight_decay
         )
 
     def _pictures(self, one: Tensors) -> Tensor:

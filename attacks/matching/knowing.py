@@ -99,14 +99,13 @@ class Insight:
 
     `gradient`: of pictures and rows, and of all that is sought, by name: what enters the defenses of the update.
     `distance`: between it and what was shared. `variation`: the least weight of the total variation. `inside`: what else
-    is sought, one row a restart. `direct`: whether the gradient is the victim's at the pictures and rows themselves.
+    is sought, one row a restart.
     """
 
     gradient: Callable[[Tensor, Tensor, Tensors], Tensors]
     distance: Distance
     variation: float = 0.0
     inside: Tensors = field(default_factory=dict)
-    direct: bool = True
 
 
 def insight(
@@ -130,7 +129,6 @@ def insight(
     rows = torch.full((size, observation.classes), 1 / observation.classes) if labels is None else labels[0]
     first, rows = images[0], rows.to(images)
     examples = defense.examples(first.shape)
-    same = all(made is given for made, given in zip(examples(victim.model, first, rows), (first, rows), strict=True))
     noisy = next(iter(bottlenecks(victim.model)), None) if observation.steps == 1 else None
     names, inside = list(shared), {}
     if noisy is not None:
@@ -157,7 +155,7 @@ def insight(
 
     certain = defense.unlikelihood(shared, shared) is not None
     variation = 0.0 if certain else VARIATION * noise_share(observation, victim, first, rows, rng)
-    return Insight(behind, away, variation, inside, direct=same and noisy is None)
+    return Insight(behind, away, variation, inside)
 
 
 def before_noise(victim: Victim, bottleneck: str, pictures: Tensor, slopes: Tensor) -> Tensors:

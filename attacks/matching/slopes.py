@@ -9,11 +9,9 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, vmap
+from torch.func import grad_and_value, vmap
 
-from attacks.matching.distances import Distance
 from attacks.matching.tracing import NotTraceable, program_of
-from attacks.matching.victim import Victim
 from learning.tensors import Tensors
 
 Loss: TypeAlias = Callable[[Tensors], Tensor]
@@ -21,8 +19,6 @@ Slope: TypeAlias = Callable[[Tensors], tuple[Tensors, Tensor]]
 
 LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, not calls, is what a step costs
 TRACED_FROM = 20  # iterations that repay what tracing costs
-STEPS = (3e-2, 1e-3)  # of finite differences, as shares of the weights' norm, to be tried in that order
-GOOD = 0.98  # cosine with the exact slope from which a finite difference counts as good
 
 
 def exact(loss: Loss, variables: Tensors, iterations: int, large: bool) -> Slope:
@@ -44,42 +40,6 @@ def one_by_one(one: Slope) -> Slope:
         )
 
     return slope
-
-
-def difference(victim: Victim, wanted: Tensors, distance: Distance, prior: Loss, step: float) -> Slope:
-    """The slope of distance plus prior for one restart's `images` and `labels`, by a finite difference in the weights.
-
-    The distance's slope is the Jacobian of the gradient, times the distance's own slope v with respect to the gradient. The
-    Jacobian is symmetric: that product is the derivative along v, in the weights, of the loss's slope with respect to the
-    pictures (Pearlmutter 1994). Nothing is differentiated twice: five sevenths of the arithmetic, and less memory. `step` is
-    the length of the step along v as a share of the weights' norm; the loss itself is exact.
-    """
-    norm = torch.stack([tensor.square().sum() for tensor in victim.weights.values()]).sum().sqrt()
-
-    def slope(variables: Tensors) -> tuple[Tensors, Tensor]:
-        images, labels = variables["images"], variables["labels"]
-        found, here = grad(victim.loss, argnums=(0, 1))(victim.weights, images, labels)
-        way, value = grad_and_value(lambda gradient: distance(gradient, wanted))(found)
-        length = torch.stack([tensor.square().sum() for tensor in way.values()]).sum().sqrt()
-        size = step * norm / length.clamp_min(torch.finfo(length.dtype).tiny)
-        there = grad(victim.loss, argnums=1)({n: w + size * way[n] for n, w in victim.weights.items()}, images, labels)
-        slopes, regular = grad_and_value(prior)(variables)
-        return {**slopes, "images": (there - here) / size + slopes["images"]}, value + regular
-
-    return slope
-
-
-def good_step(slope: Slope, differences: dict[float, Slope], variables: Tensors) -> float | None:
-    """The first step whose finite difference is near the exact slope there; None where none is.
-
-    ReLU networks want a large one: on a short way a few units switch or none do, and the difference is mostly that. Smooth
-    networks want a small step.
-    """
-    true = slope(variables)[0]["images"].flatten()
-    for step, one in differences.items():
-        if torch.cosine_similarity(true, one(variables)[0]["images"].flatten(), 0) >= GOOD:
-            return step
-    return None
 
 
 def traced(slope: Slope, variables: Tensors, wanted: bool = True) -> Slope:

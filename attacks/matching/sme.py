@@ -8,7 +8,7 @@ from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
-from attacks.matching.priors import starts, total_variation
+from attacks.matching.priors import starts, total_variation, variation_weight
 from attacks.matching.slopes import LARGE, exact
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, NotNegative, Positive, settings
@@ -33,7 +33,7 @@ class SME(Attack):
     labels: LabelRestoration = AutoLabels()
     iterations: Count = 1000
     learning_rate: Positive = 0.08
-    total_variation: NotNegative = 0.1
+    total_variation: NotNegative | None = None
     spread: Positive = 0.05
     restarts: Count = 1
     place: NotNegative = 0.5
@@ -47,17 +47,20 @@ class SME(Attack):
         reference = next(iter(wanted.values()))
         victim, labels = victim_of(observation, reference.dtype), rows.to(reference)
 
-        def loss(one: Tensors) -> Tensor:
+        def distance(one: Tensors) -> Tensor:
             weights = {name: tensor + one["place"] * change[name] for name, tensor in victim.weights.items()}
-            found = torch.func.grad(victim.loss)(weights, one["images"], labels)
-            return cosine_distance(found, wanted) + self.total_variation * total_variation(one["images"])
+            return cosine_distance(torch.func.grad(victim.loss)(weights, one["images"], labels), wanted)
+
+        def loss(one: Tensors) -> Tensor:
+            return distance(one) + weight * total_variation(one["images"])
 
         places = torch.full((self.restarts,), min(self.place, 1.0)).to(reference)
         variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference), "place": places}
+        weight = variation_weight(self.total_variation, distance, variables)
         large = work(victim, observation.image_shape) >= LARGE
         slope, share = exact(loss, variables, self.iterations, large), falling("cosine", self.iterations)
         runs = descend(
-            (slope, slope),
+            slope,
             variables,
             self.iterations,
             lambda iteration: self.learning_rate * share(iteration),

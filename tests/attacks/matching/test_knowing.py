@@ -223,17 +223,6 @@ def test_noise_is_measured_in_the_units_of_what_is_shared():
         assert share == pytest.approx(noise / (noise + size), rel=0.2)
 
 
-def test_where_the_examples_are_changed_no_difference_quotient_of_the_plain_loss_is_taken():
-    for chain, direct in (
-        ((), True),
-        ((Sign(),), True),
-        ((LabelSmoothing(smoothing=0.3),), False),
-        ((Precode(width=8),), False),
-    ):
-        observation, batch = observed(chain)
-        assert known(observation, batch).direct == direct, chain
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "gain"),

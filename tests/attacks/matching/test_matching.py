@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks import NotApplicable, Observation, Reconstruction
 from attacks.attack import label_rows
 from attacks.labels import GivenLabels, IDLGLabels
-from attacks.matching import DLG, InvertingGradients, dlg, inverting_gradients
+from attacks.matching import DLG, SME, Dimitrov, InvertingGradients, dlg, inverting_gradients
 from attacks.matching.adam import descend, falling, soft_sign
 from attacks.matching.descent import minimise
 from attacks.matching.distances import (
@@ -198,7 +198,7 @@ def test_weight_decay_draws_pictures_to_grey_and_does_nothing_at_zero():
         seen: list[Tensor] = []
         starts = {"images": torch.tensor([[0.0, 0.5, 0.9]])}
         descend(
-            (flat, flat),
+            flat,
             starts,
             4,
             lambda _: 0.1,
@@ -484,7 +484,7 @@ def test_matching_refuses_where_its_labels_do(attack):
 @pytest.mark.parametrize("signed", [True, False])
 def test_inverting_gradients_returns_the_iterate_of_least_loss(signed):
     observation, _ = quick_lenet(2)
-    attack = InvertingGradients(iterations=12, learning_rate=0.3, signed=signed, decay="steps")
+    attack = InvertingGradients(iterations=12, learning_rate=0.3, signed=signed, decay="steps", total_variation=0.1)
     found = attack.reconstruct(observation, generator(1))
     assert found.images is not None
     assert found.labels is not None
@@ -494,6 +494,22 @@ def test_inverting_gradients_returns_the_iterate_of_least_loss(signed):
     assert (distance + 0.1 * total_variation(found.images)).item() == pytest.approx(found.loss, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [InvertingGradients(iterations=1), SME(iterations=1), Dimitrov(iterations=1, epoch_prior=0.0)],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_total_variation_that_is_left_out_weighs_a_fifth_of_the_first_start_s_distance(attack):
+    shared = "gradient" if isinstance(attack, InvertingGradients) else "delta"
+    observation = observe(LeNet().build(SHAPE, CLASSES, 0), random_batch(2, 0), training=Training(shared=shared, batch_size=2))
+
+    def first(weight: float | None) -> float:
+        return replace(attack, total_variation=weight).reconstruct(observation, generator(0)).history[0]
+
+    distance = first(0.0)
+    assert first(None) - distance == pytest.approx(0.2 * distance * (first(1.0) - distance), rel=1e-3)
+
+
 def in_double(observation: Observation) -> Observation:
     return replace(observation, model=observation.model.double(), update=observation.update.map(Tensor.double))
 
@@ -501,7 +517,7 @@ def in_double(observation: Observation) -> Observation:
 @pytest.mark.parametrize("signed", [True, False])
 def test_the_restart_of_least_loss_is_returned(signed):
     observation = in_double(quick_lenet(2)[0])
-    one, rng = InvertingGradients(iterations=5, signed=signed), generator(0)
+    one, rng = InvertingGradients(iterations=5, signed=signed, total_variation=0.1), generator(0)
     runs = [one.reconstruct(observation, rng) for _ in range(4)]
     losses = [run.loss for run in runs]
     best = runs[losses.index(min(losses))]
@@ -515,7 +531,7 @@ def test_the_restart_of_least_loss_is_returned(signed):
 def test_restarts_are_dealt_to_both_kinds_of_steps():
     """The first half takes signed steps and the second plain ones: no more runs than restarts."""
     observation = in_double(quick_lenet(2)[0])
-    one, rng = InvertingGradients(iterations=5), generator(0)
+    one, rng = InvertingGradients(iterations=5, total_variation=0.1), generator(0)
     alone = [replace(one, signed=signed).reconstruct(observation, rng) for signed in (True, True, False, False)]
     best = min(alone, key=lambda run: run.loss)
     together = replace(one, restarts=4).reconstruct(observation, generator(0))
@@ -533,7 +549,6 @@ def test_what_matches_better_is_chosen_of_signed_and_plain_steps(monkeypatch):
 
     for large, iterations in ((False, 100), (True, 5)):
         monkeypatch.setattr(inverting_gradients, "LARGE", 0 if large else math.inf)
-        monkeypatch.setattr(inverting_gradients, "good_step", lambda *_: None)
         losses = {signed: run(iterations, signed).loss for signed in (True, False)}
         assert losses[True] != losses[False]
         chosen = min(losses, key=lambda signed: losses[signed])
