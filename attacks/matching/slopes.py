@@ -1,4 +1,4 @@
-"""The slope of a matching loss for a stack of restarts, in the cheapest way that is as good.
+"""The slope of a matching loss for a stack of restarts.
 
 A loss is a function of one restart's variables by name (the pictures, and whatever else is sought), to a number. A slope
 is a function of stacked variables, to the slopes, stacked alike, and the losses.
