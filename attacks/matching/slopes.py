@@ -26,10 +26,10 @@ def exact(loss: Loss, variables: Tensors, iterations: int, large: bool) -> Slope
     if not large:
         return traced(vmap(grad_and_value(loss)), variables, iterations >= TRACED_FROM)
     first = {name: tensor[0] for name, tensor in variables.items()}
-    return one_by_one(traced(grad_and_value(loss), first, iterations >= TRACED_FROM))
+    return _one_by_one(traced(grad_and_value(loss), first, iterations >= TRACED_FROM))
 
 
-def one_by_one(one: Slope) -> Slope:
+def _one_by_one(one: Slope) -> Slope:
     """A stack's slopes by a function of one restart."""
 
     def slope(variables: Tensors) -> tuple[Tensors, Tensor]:

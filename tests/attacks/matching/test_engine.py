@@ -24,9 +24,9 @@ from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
 SMALL = (3, 12, 12)
 
 
-def matching(architecture, shape, training: Training | None = None, restarts: int = 2, size: int = 2):
-    """A victim, the loss of matching it, and a stack of starts, in float64."""
-    batch = random_batch(size, shape=shape)
+def matching(architecture, shape, training: Training | None = None):
+    """The loss of matching a victim of two pictures, and a stack of two starts, in float64."""
+    batch = random_batch(2, shape=shape)
     observation = observe(
         architecture.build(shape, CLASSES, 0).double(), type(batch)(batch.images.double(), batch.labels), training
     )
@@ -36,8 +36,7 @@ def matching(architecture, shape, training: Training | None = None, restarts: in
     def loss(one: Tensors) -> Tensor:
         return cosine_distance(victim.gradient(one["images"], labels), wanted)
 
-    starts = torch.rand(restarts, size, *shape, generator=generator("starts")).double()
-    return victim, labels, wanted, loss, {"images": starts}
+    return loss, {"images": torch.rand(2, 2, *shape, generator=generator("starts")).double()}
 
 
 VICTIMS = {
@@ -50,7 +49,7 @@ VICTIMS = {
 
 @pytest.mark.parametrize("case", VICTIMS)
 def test_restarts_computed_together_are_those_computed_alone(case):
-    *_, loss, starts = matching(*VICTIMS[case])
+    loss, starts = matching(*VICTIMS[case])
     slopes, losses = exact(loss, starts, 1, large=False)(starts)
     alone, values = exact(loss, starts, 1, large=True)(starts)
     torch.testing.assert_close(values, losses)
@@ -60,7 +59,7 @@ def test_restarts_computed_together_are_those_computed_alone(case):
 @pytest.mark.parametrize("case", VICTIMS)
 @pytest.mark.parametrize("large", [False, True], ids=["together", "one by one"])
 def test_a_traced_slope_is_the_slope(case, large):
-    *_, loss, starts = matching(*VICTIMS[case])
+    loss, starts = matching(*VICTIMS[case])
     slope = exact(loss, starts, 1, large)
     program = exact(loss, {"images": starts["images"] + 1}, TRACED_FROM, large)
     for variables in (starts, {"images": starts["images"].flip(0)}):
@@ -175,7 +174,7 @@ def test_a_restart_that_is_lost_does_not_touch_the_others():
 
 def test_a_descent_that_stands_still_ends():
     runs = descend(bowl, {"images": torch.full((1, 4), 0.3 + 0.2)}, 1000, lambda _: 1e-9)
-    assert len(runs[0].history) < 900
+    assert 800 < len(runs[0].history) <= 821, "two spells of two fifths without a fall, and the next look"
     falls = descend(bowl, {"images": torch.full((1, 4), 1.0)}, 100, lambda _: 1e-3)
     assert len(falls[0].history) == 101
 
