@@ -35,14 +35,13 @@ def descend(
     scales: dict[str, float] | None = None,
     bounded: tuple[str, ...] = ("images",),
     before: Callable[[int, Tensors], None] | None = None,
-    paces: Sequence[float] | None = None,
     sign: Callable[[Tensor], Tensor] = torch.sign,
     decay: float = 0.0,
 ) -> list[Run]:
     """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
 
     `starts`: variables by name, the first axis being the restarts. `rate`: the step of that iteration, `scales` what it is
-    multiplied by for a variable, `paces` for a restart. `signed`: Adam sees the `sign` of the slope only, in all restarts or in
+    multiplied by for a variable. `signed`: Adam sees the `sign` of the slope only, in all restarts or in
     those that are marked. What is `bounded` is put back into [0, 1] after every step, and goes back to the middle by the share
     `decay` of the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the
     variables before they are looked at, and may change them.
@@ -58,9 +57,7 @@ def descend(
     best = {name: tensor.clone() for name, tensor in now.items()}
     restarts = len(next(iter(now.values())))
     marks = torch.tensor([signed] * restarts if isinstance(signed, bool) else list(signed))
-    pace = torch.tensor(paces or [1.0] * restarts, dtype=torch.float64)
-    own = {name: pace.to(now[name]).view(-1, *[1] * (now[name].ndim - 1)) for name in moved}
-    signs = {name: marks.to(now[name].device).view(own[name].shape) for name in moved}
+    signs = {name: marks.to(now[name].device).view(-1, *[1] * (now[name].ndim - 1)) for name in moved}
     least, histories, stopped = [math.inf] * restarts, [[] for _ in range(restarts)], [False] * restarts
     patience = max(1, round(PATIENCE * iterations))
     for iteration in range(iterations + 1):
@@ -85,21 +82,21 @@ def descend(
         if iteration == iterations or all(stopped) or (look and all(map(_still, histories, [patience] * restarts))):
             break
         for name in moved:
-            tensor, seen, step = now[name], sloped[name], own[name]
+            tensor, seen = now[name], sloped[name]
             if any(stopped):
                 seen = seen.nan_to_num(0.0, 0.0, 0.0)
-                step = step * (~torch.tensor(stopped)).to(step).view(step.shape)
             if marks.all():
                 seen = sign(seen)
             elif marks.any():
                 seen = torch.where(signs[name], sign(seen), seen)
             first[name].lerp_(seen, 1 - FIRST)
+            first[name][torch.tensor(stopped)] = 0.0
             second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
             root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
             length = rate(iteration) * scales.get(name, 1.0)
             if decay and name in bounded:
-                tensor.sub_(step * (tensor - 0.5), alpha=length * decay)
-            tensor.addcdiv_(step * first[name], root, value=-length / (1 - FIRST ** (iteration + 1)))
+                tensor.sub_(tensor - 0.5, alpha=length * decay)
+            tensor.addcdiv_(first[name], root, value=-length / (1 - FIRST ** (iteration + 1)))
             if name in bounded:
                 tensor.clamp_(0, 1)
     return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]

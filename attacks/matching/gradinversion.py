@@ -7,9 +7,9 @@ from attacks.labels import LabelRestoration
 from attacks.labels.gradinversion_labels import GradInversionLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.batch_statistics import known_statistics, statistics_distance
-from attacks.matching.distances import relative_squared_distance
+from attacks.matching.distances import squared_distance
 from attacks.matching.group import consensus
-from attacks.matching.priors import starts, total_variation
+from attacks.matching.priors import SMOOTH, starts, total_variation
 from attacks.matching.slopes import LARGE, exact
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
@@ -20,8 +20,8 @@ from learning.tensors import Tensors
 class GradInversion(Attack):
     """Pictures of least gradient distance, under priors of smoothness, BatchNorm statistics, and agreement of several seeds.
 
-    The paper's whole objective (equations 1 to 12): the squared distance of gradients, in units of the shared gradient's own
-    square; `total_variation` and `norm` (the mean square around mid-grey); `statistics`, where the client sends its running
+    The paper's whole objective (equations 1 to 12): the squared distance of gradients, in units of what it is at the first
+    start; `total_variation` and `norm` (the mean square around mid-grey); `statistics`, where the client sends its running
     statistics or the model has its own (`batch_statistics.known_statistics`); and `group`: `seeds` restarts run at once, and
     from the middle of the descent on every one is drawn to the group's registered mean picture (`group.consensus`), found
     anew every `regroup` iterations.
@@ -38,9 +38,9 @@ class GradInversion(Attack):
 
     labels: LabelRestoration = GradInversionLabels()
     iterations: Count = 1000
-    learning_rate: Positive = 0.05
+    learning_rate: Positive = 0.08
     warm_up: Index = 50
-    total_variation: NotNegative = 0.1
+    total_variation: NotNegative = SMOOTH
     norm: NotNegative = 0.001
     statistics: NotNegative = 0.01
     group: NotNegative = 0.1
@@ -55,16 +55,17 @@ class GradInversion(Attack):
         victim, labels = victim_of(observation, reference.dtype), rows.to(reference)
         known = known_statistics(observation) if self.statistics else None
         apart = None if known is None else statistics_distance(victim, known)
+        images = starts(observation, self.spread, self.seeds, rng).to(reference)
+        first = squared_distance(victim.gradient(images[0], labels), wanted).item()
 
         def loss(one: Tensors) -> torch.Tensor:
             images, drawn = one["images"], one["consensus"].detach()
-            total = relative_squared_distance(victim.gradient(images, labels), wanted)
+            total = squared_distance(victim.gradient(images, labels), wanted) / (first or 1.0)
             total = total + self.total_variation * total_variation(images) + self.norm * (images - 0.5).square().mean()
             if apart is not None:
                 total = total + self.statistics * apart(images)
             return total + self.group * (images - drawn).square().mean()
 
-        images = starts(observation, self.spread, self.seeds, rng).to(reference)
         variables = {"images": images, "consensus": images.clone()}
         slope = exact(loss, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
         grouped = self.group > 0 and self.seeds > 1

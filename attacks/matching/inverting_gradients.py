@@ -18,7 +18,6 @@ from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
-SIGNED_RATE, PLAIN_RATE = 0.025, 0.08
 STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
 EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
 PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
@@ -30,18 +29,17 @@ class InvertingGradients(Attack):
 
     `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
     optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
-    only; "soft" leaves small slopes as they are; "auto" takes what matches better: on small networks one restart is run with
-    signs and without to the end, at once, and several are dealt to both, half each; large ones ask two pilots of a twentieth
-    of the iterations, and take signed steps, the paper's, where these are under a hundred.
-    `learning_rate`: Adam's first step, in units of the pixel range; left out, 0.025 for signed steps and 0.08 for plain
-    ones. `decay`: "cosine" lets the step fall to zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8
-    of the iterations. `warm_up`: iterations in which it rises first. `weight_decay`: AdamW's, towards mid-grey. `distance`: of
-    the gradients; squares and absolute values are in units of the shared gradient's own. `total_variation`,
-    `colour_variation` (of what the channels differ by), `label_entropy` (of labels that are sought): weights of the priors.
-    Left out, that of total variation is a fifth of the distance at the first start.
-    `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard deviation
-    of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`. `restarts`:
-    independent starts, of which the one with the least loss is kept; they are computed together.
+    only; "soft" leaves small slopes as they are; "auto" takes what matches better: on small networks one restart is run
+    with signs and without to the end, at once, and several are dealt to both, half each; large ones ask two pilots of a
+    twentieth of the iterations, and take signed steps, the paper's, where these are under a hundred. `learning_rate`:
+    Adam's first step, in units of the pixel range. `decay`: "cosine" lets the step fall to zero along half a cosine,
+    "steps" divides it by ten after 3/8, 5/8 and 7/8 of the iterations. `warm_up`: iterations in which it rises first.
+    `weight_decay`: AdamW's, towards mid-grey. `distance`: of the gradients; squares and absolute values are in units of the
+    shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by), `label_entropy` (of
+    labels that are sought): weights of the priors. Left out, that of total variation is a fifth of the distance at the
+    first start. `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`:
+    standard deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or
+    `uniform`. `restarts`: independent starts, of which the one with the least loss is kept; they are computed together.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -62,7 +60,7 @@ class InvertingGradients(Attack):
     labels: LabelRestoration = ILRG()
     joint_labels: bool = False
     iterations: Count = 1000
-    learning_rate: Positive | None = None
+    learning_rate: Positive = 0.08
     decay: Literal["cosine", "steps"] = "cosine"
     warm_up: Index = 0
     signed: bool | Literal["soft", "auto"] = "auto"
@@ -148,13 +146,20 @@ class InvertingGradients(Attack):
 
     def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
         """All restarts, each with signed steps or without."""
-        paces = [self.learning_rate or (SIGNED_RATE if kind else PLAIN_RATE) for kind in kinds]
         share = falling(self.decay, iterations, self.warm_up)
         scales = {"labels": 0.0, "images": 1.0 if self.box == "projection" else STEEP}
         bounded = ("images",) if self.box == "projection" else ()
         sign = soft_sign if self.signed == "soft" else torch.sign
         return descend(
-            slope, variables, iterations, share, kinds, scales, bounded, paces=paces, sign=sign, decay=self.weight_decay
+            slope,
+            variables,
+            iterations,
+            lambda iteration: self.learning_rate * share(iteration),
+            kinds,
+            scales,
+            bounded,
+            sign=sign,
+            decay=self.weight_decay,
         )
 
     def _pictures(self, one: Tensors) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.attack import Observation
 from learning.tensors import Tensors
 
-SMOOTH = 0.2  # total variation's weight where none is set, as a share of the distance at the start
+SMOOTH = 0.2  # total variation's weight where none is set, as a share of the distance at the first start
 
 
 def total_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:

@@ -144,3 +144,14 @@ def test_gradinversion_restores_digits():
     assert found.images is not None
     errors = (found.images[:, None] - batch.images[None]).square().mean((2, 3, 4))
     assert errors.min(0).values.max() < 0.03, errors
+
+
+@pytest.mark.parametrize("architecture", [MLP(), ConvNet(width=2)], ids=["mlp", "convnet"])
+def test_gradinversion_s_distance_is_one_at_the_first_start_whatever_the_network(architecture):
+    observation = observe(architecture.build((3, 9, 9), CLASSES, 0), random_batch(2, shape=(3, 9, 9)))
+    attack = GradInversion(labels=GivenLabels(), iterations=1, seeds=1, warm_up=0)
+    observation = replace(observation, granted=replace(observation.granted, labels=torch.tensor([0, 1])))
+    bare = replace(attack, total_variation=0.0, norm=0.0).reconstruct(observation, generator(0)).history[0]
+    smooth = replace(attack, total_variation=3.0, norm=0.0).reconstruct(observation, generator(0)).history[0]
+    assert bare == pytest.approx(1.0, rel=1e-5)
+    assert smooth > bare
