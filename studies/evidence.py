@@ -16,7 +16,7 @@ from learning.catalogue import name_of
 from studies.ceilings import identification_ceiling, noise_ratio
 from studies.config import Cell, named_attack
 from studies.ledger import Ledger, Result
-from studies.scores import Estimate, estimate, one_number
+from studies.scores import DRAWN_TO, Estimate, estimate, one_number
 from studies.summary import Row, alike, curves, rows
 from studies.wording import about_of, plural, settings_of
 
@@ -303,4 +303,4 @@ class Point:
     def _scale(self) -> float:
         """Decibels at the right end of the strips: the same for all defenses."""
         tops = [leak.value.high or leak.value.mean for f in self.findings if (leak := f.pictures)]
-        return max([10.0, *tops, *self.controls["psnr"].values()]) * 1.08
+        return min(DRAWN_TO, max([10.0, *tops, *self.controls["psnr"].values()]) * 1.08)

@@ -1,21 +1,22 @@
 """The report's drawings, in place-holder colours that become the page's own, so that they follow its light and dark scheme."""
 
 import io
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, MultipleLocator
 
 from studies.evidence import Point
 from studies.restorations import RestorationLine
-from studies.scores import Estimate
+from studies.scores import DRAWN_TO, Estimate
 from studies.summary import Curve
 from studies.wording import at
 
@@ -121,7 +122,7 @@ def _leakage(axes: Axes, point: Point, metric: str) -> bool:
         leak = finding.labels if metric == "label_accuracy" else finding.pictures
         if leak is None or finding.accuracy is None:
             continue
-        x, y = finding.accuracy, leak.value
+        x, y = finding.accuracy, _drawn(leak.value, math.inf if metric == "label_accuracy" else DRAWN_TO)
         axes.errorbar(
             [x.mean * 100],
             [y.mean * scale],
@@ -146,7 +147,10 @@ def _leakage(axes: Axes, point: Point, metric: str) -> bool:
     if metric == "label_accuracy":
         low, high = -4, 104
     pad = 0.06 * (high - low)
-    axes.set_ylim((low, high) if metric == "label_accuracy" else (low - pad, high + pad))
+    axes.set_ylim((low, high) if metric == "label_accuracy" else (low - pad, min(high + pad, 1.05 * DRAWN_TO)))
+    if metric != "label_accuracy" and any(place == DRAWN_TO for _, place, *_ in labels):
+        axes.yaxis.set_major_locator(MultipleLocator(10))
+        axes.yaxis.set_major_formatter(lambda decibels, _: f"≥ {decibels:g}" if decibels == DRAWN_TO else f"{decibels:g}")
     axes.set_xlabel("accuracy after the last round, %")
     axes.set_ylabel("labels right, %" if metric == "label_accuracy" else "PSNR, dB")
     axes.grid(visible=True)
@@ -156,6 +160,12 @@ def _leakage(axes: Axes, point: Point, metric: str) -> bool:
         labels.append((right, value * scale, f"{name} (control)", None))
     name_lines(axes, labels)
     return True
+
+
+def _drawn(value: Estimate, top: float) -> Estimate:
+    """The estimate, with what is above the drawing's end put there."""
+    low, high = (None if end is None else min(end, top) for end in (value.low, value.high))
+    return replace(value, mean=min(value.mean, top), low=low, high=high)
 
 
 def _by_round(axes: Axes, found: Sequence[Curve]) -> bool:

@@ -32,10 +32,11 @@ from studies.pictures import data_uri
 from studies.plots import Plot, plots_of, restorations_by_state
 from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
+from studies.scores import DRAWN_TO
 from studies.summary import write_csv
 from studies.template import TEMPLATE
 from studies.tradeoffs import LOSSES, tradeoffs
-from studies.wording import about_of, at, code, number, percent, plural, settings_of, signed
+from studies.wording import about_of, along, at, code, number, percent, plural, settings_of, signed
 
 SHOWN_SETTINGS = 6  # points of the grid that get pictures and plots; the tables have all of them
 SHOWN_SENTENCES = 8  # findings that are told in sentences; more become a table
@@ -60,7 +61,8 @@ def page(ledger: Ledger) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code}
+    said = {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code, "along": along}
+    environment.filters |= said
     environment.globals["at"] = at
     template = environment.from_string(TEMPLATE)
     evidence = Evidence(ledger)
@@ -85,6 +87,7 @@ def page(ledger: Ledger) -> str:
         losses=LOSSES,
         prices=prices(evidence),
         priced=PRICED,
+        drawn_to=DRAWN_TO,
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),

@@ -27,12 +27,15 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 {%- endmacro %}
 {% macro strip(leak, top, scale) %}
 <div class="strip" aria-hidden="true">
-{% if leak.value.low is not none %}<i class="range" style="left:{{ (leak.value.low / top * 100)|round(2) }}%;width:{{ ((leak.value.high - leak.value.low) / top * 100)|round(2) }}%"></i>{% endif %}
+{% if leak.value.low is not none %}
+{% set start, end = leak.value.low|along(top), leak.value.high|along(top) %}
+<i class="range" style="left:{{ start }}%;width:{{ (end - start)|round(2) }}%"></i>
+{% endif %}
 {% for name, value in leak.beside.items() %}
-{% set place = (value / top * 100)|round(2) %}
+{% set place = value|along(top) %}
 <i class="control" style="left:{{ place }}%"></i><span class="{{ loop.cycle('above', 'below') }}{{ ' first' if place < 12 }}{{ ' last' if place > 88 }}" style="left:{{ place }}%">{{ name }} {{ (value * scale)|number(1) }}</span>
 {% endfor %}
-<i class="mark" style="left:{{ (leak.value.mean / top * 100)|round(2) }}%"></i>
+<i class="mark" style="left:{{ leak.value.mean|along(top) }}%"></i>
 </div>
 {% endmacro %}
 {% macro labels_told(finding) %}
@@ -257,7 +260,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <div class="told">{{ labels_told(finding) }}{{ pictures_told(finding, point) }}</div>
 {% endfor %}
 {% endfor %}
-<p class="note">On each line the dot is the best attack with its 95 % interval, the upright strokes are the controls, which never look at an update (“mean”: the mean of public pictures, and labels by their frequency; “null”: noise, and labels at random). Numbers in brackets are 95 % intervals, those of differences from the same updates. Decibels are PSNR{% if points|length > 1 %}; each setting has its own scale{% endif %}.</p>
+<p class="note">On each line the dot is the best attack with its 95 % interval, the upright strokes are the controls, which never look at an update (“mean”: the mean of public pictures, and labels by their frequency; “null”: noise, and labels at random). Numbers in brackets are 95 % intervals, those of differences from the same updates. Decibels are PSNR, drawn to {{ drawn_to|number(0) }} at most{% if points|length > 1 %}; each setting has its own scale{% endif %}.</p>
 {% else %}
 <p>Of each setting and defense: what the best-scoring attack restored, and whether that is more than the better control, which never looks at an update. “More” and “less” mean that the 95 % interval of the difference, update by update, leaves out zero.</p>
 <div class="scroll wide-table" role="region" aria-label="The findings" tabindex="0"><table>
@@ -276,7 +279,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 
 <section id="results" aria-labelledby="results-title">
 <h2 id="results-title">Results</h2>
-<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely (a certificate says what the model was given, which is not the client’s picture where a defense changes that first); the forecast is the probability, from the initial model and public pictures alone, that a whole batch comes back. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.{% if folded %} Each table unfolds from its name.{% endif %}</p>
+<p class="note">Means over updates (“victims”), below them 95 % intervals from a two-level bootstrap (seeds are drawn, then victims within them), and “vs null” the mean difference from the control that restores noise and random labels, on the same updates. “n. a.” is not applicable: an assumption of the attack does not hold, as is said below the table. Restored pictures are matched to the true ones by the assignment with the least total squared error. PSNR is in decibels for pixels in [0, 1], the mean over a victim's pictures first; a picture that is exact counts 300 dB, and drawings end at {{ drawn_to|number(0) }}; the median is of all pictures. SSIM is at most 1. Exact is the share of the pictures whose pixels are off by at most a thousandth of their range, and beside it the shares that the attack itself certified, and certified falsely (a certificate says what the model was given, which is not the client’s picture where a defense changes that first); the forecast is the probability, from the initial model and public pictures alone, that a whole batch comes back. Identified is the share of the pictures whose restored one resembles its own more, by correlation, than any of a gallery: its own and 99 others of the test set (fewer where the set is small), so that chance is 1 %; “at most” is the ceiling that the defense’s noise sets to any attack, where there is one. The worst tenth is the mean of the tenth of the pictures that came back best. LeAcc and LnAcc are the shares of all classes whose presence, and whose number, is right: <strong>absent classes count as successes</strong>, so that guessing does well. Seconds are the median of one attack. All numbers: <code>results.csv</code>.{% if folded %} Each table unfolds from its name.{% endif %}</p>
 {% for point in points %}
 {% if point.setting %}<h3>{{ point.setting }}</h3>{% endif %}
 {% set first_point = loop.first %}

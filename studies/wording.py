@@ -47,6 +47,11 @@ def percent(value: float, digits: int = 1) -> str:
     return number(value * 100, digits).removesuffix("." + "0" * digits) if digits else number(value * 100, 0)
 
 
+def along(value: float, top: float) -> float:
+    """Where on a line from zero to `top` a value stands, in per cent of its length: at its end if it is larger."""
+    return round(min(value / top, 1.0) * 100, 2)
+
+
 def settings_of(value: object) -> list[tuple[str, str]]:
     """Every field with its value, those that were left at their defaults too."""
     assert dataclasses.is_dataclass(value)

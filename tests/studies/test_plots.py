@@ -1,11 +1,15 @@
 """Names beside a drawing: however many there are, each can be read."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from matplotlib.text import Text
 
-from studies.plots import MARKERS, SERIES, axes_for, marker, name_lines
+from studies.plots import MARKERS, SERIES, axes_for, marker, name_lines, plots_of
+from studies.scores import Estimate
+from studies.wording import along
 
 
 @pytest.mark.parametrize("names", [3, 13, 50])
@@ -24,3 +28,32 @@ def test_names_do_not_lie_on_each_other(names):
 
 def test_series_of_one_colour_have_markers_of_their_own():
     assert len({(number % len(SERIES), marker(number)) for number in range(64)}) == min(64, len(SERIES) * len(MARKERS))
+
+
+def leaking(decibels: dict[str, float]) -> Any:
+    """A point of a study whose defenses let so much through."""
+    accuracy = Estimate(0.9, None, None, 1)
+    findings = [
+        SimpleNamespace(
+            defense=defense,
+            accuracy=accuracy,
+            labels=None,
+            pictures=SimpleNamespace(value=Estimate(psnr, psnr - 2, psnr + 2, 3)),
+        )
+        for defense, psnr in decibels.items()
+    ]
+    return SimpleNamespace(setting="", findings=findings, controls={"psnr": {}, "label_accuracy": {}}, curves=[])
+
+
+def test_exact_pictures_leave_the_others_their_room():
+    """300 dB are drawn at 60, and the scale says that more is meant; where nothing is so good it does not."""
+    (exact,) = plots_of(leaking({"none": 300.0, "noise": 20.0, "pruning": 15.0}), 0)
+    assert ">\u2265 60<" in exact.drawing
+    assert ">20<" in exact.drawing
+    assert ">300<" not in exact.drawing
+    (good,) = plots_of(leaking({"noise": 20.0, "pruning": 15.0}), 0)
+    assert "\u2265" not in good.drawing
+
+
+def test_what_is_beyond_a_line_stands_at_its_end():
+    assert [along(value, 60.0) for value in (0.0, 15.0, 60.0, 300.0)] == [0.0, 25.0, 100.0, 100.0]
