@@ -61,8 +61,8 @@ def page(ledger: Ledger) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    said = {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code, "along": along}
-    environment.filters |= said
+    filters = {"number": number, "percent": percent, "signed": signed, "plural": plural, "code": code, "along": along}
+    environment.filters |= filters
     environment.globals["at"] = at
     template = environment.from_string(TEMPLATE)
     evidence = Evidence(ledger)

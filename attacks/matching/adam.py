@@ -90,7 +90,8 @@ def descend(
             elif marks.any():
                 seen = torch.where(signs[name], sign(seen), seen)
             first[name].lerp_(seen, 1 - FIRST)
-            first[name][torch.tensor(stopped)] = 0.0
+            if any(stopped):
+                first[name][torch.tensor(stopped)] = 0.0
             second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
             root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
             length = rate(iteration) * scales.get(name, 1.0)
