@@ -11,7 +11,7 @@ from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES
 from attacks.matching.knowing import Insight, assuming, insight
-from attacks.matching.priors import colour_variation, label_entropy, starts, total_variation, variation_weight
+from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
 from attacks.matching.slopes import LARGE, Loss, Slope, exact
 from attacks.matching.victim import victim_of, work
@@ -37,9 +37,10 @@ class InvertingGradients(Attack):
     `weight_decay`: AdamW's, towards mid-grey. `distance`: of the gradients; squares and absolute values are in units of the
     shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by), `label_entropy` (of
     labels that are sought): weights of the priors. Left out, that of total variation is a fifth of the distance at the
-    first start. `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`:
-    standard deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or
-    `uniform`. `restarts`: independent starts, of which the one with the least loss is kept; they are computed together.
+    first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`).
+    `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard
+    deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`.
+    `restarts`: independent starts, of which the one with the least loss is kept; they are computed together.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -103,7 +104,7 @@ class InvertingGradients(Attack):
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slope = exact(self._loss(known, wanted, variables), variables, self.iterations, large)
+        slope = exact(self._loss(known, wanted, variables, observation.steps), variables, self.iterations, large)
         signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
@@ -117,13 +118,14 @@ class InvertingGradients(Attack):
             verdict=_said(observation, simulated),
         )
 
-    def _loss(self, known: Insight, wanted: Tensors, variables: Tensors) -> Loss:
+    def _loss(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> Loss:
         """Distance plus priors, of one restart's variables."""
 
         def distance(one: Tensors) -> Tensor:
             return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
 
-        weight = max(variation_weight(self.total_variation, distance, variables), known.variation)
+        crowd = crowding(variables["images"][0], wanted) if steps == 1 else 1.0
+        weight = max(variation_weight(self.total_variation, distance, variables, crowd), known.variation)
 
         def loss(one: Tensors) -> Tensor:
             images = self._pictures(one)

@@ -10,6 +10,7 @@ from attacks.attack import Observation
 from learning.tensors import Tensors
 
 SMOOTH = 0.2  # total variation's weight where none is set, as a share of the distance at the first start
+CROWDED = 0.1  # pixels for each entry of a gradient, from which that weight grows
 
 
 def total_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
@@ -22,13 +23,25 @@ def total_variation(images: Float[Tensor, "batch channels height width"]) -> Flo
     return down + aside
 
 
-def variation_weight(given: float | None, distance: Callable[[Tensors], Tensor], starts: Tensors) -> float:
-    """The weight of total variation that was given, or else a fifth of the first start's distance.
+def variation_weight(given: float | None, distance: Callable[[Tensors], Tensor], starts: Tensors, crowd: float = 1.0) -> float:
+    """The weight of total variation that was given, or else a fifth of the first start's distance, times the `crowd`.
 
     `starts`: the stacked variables of which `distance` takes one restart's. An untrained ConvNet's cosine distance is 0.005 at
     grey pictures and LeNet's 0.2: a weight that is right for the one drowns the other's gradient.
     """
-    return SMOOTH * distance({name: tensor[0] for name, tensor in starts.items()}).item() if given is None else given
+    if given is not None:
+        return given
+    return SMOOTH * crowd * distance({name: tensor[0] for name, tensor in starts.items()}).item()
+
+
+def crowding(images: Float[Tensor, "batch channels height width"], shared: Tensors) -> float:
+    """How much more the smoothness of a batch should weigh, since one gradient says less of each pixel: at least one.
+
+    Pixels for each entry of the shared gradient, in tenths, up to the number of pictures: eight for eight of CIFAR-10 behind
+    LeNet, whose gradient has 15,826 entries for their 24,576 pixels, and one behind a ConvNet of 2.9 million.
+    """
+    entries = sum(tensor.numel() for tensor in shared.values())
+    return min(float(len(images)), max(1.0, images.numel() / entries / CROWDED))
 
 
 def colour_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:

@@ -511,6 +511,29 @@ def test_total_variation_that_is_left_out_weighs_a_fifth_of_the_first_start_s_di
     assert first(None) - distance == pytest.approx(0.2 * distance * (first(1.0) - distance), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("count", "training", "factor"),
+    [
+        (1, Training(), 1.0),
+        (2, Training(), 2.0),
+        (8, Training(), 8.0),
+        (4, Training(shared="delta", batch_size=1), 1.0),  # four steps, which are no single gradient
+    ],
+)
+def test_smoothness_weighs_more_where_one_gradient_has_few_entries_for_the_pixels(count, training, factor):
+    """LeNet's 15,826 entries for one, two and eight pictures of 32 x 32: 0.19, 0.39 and 1.55 pixels each."""
+    batch = random_batch(count, 0, shape=(3, 32, 32))
+    observation = observe(LeNet().build((3, 32, 32), CLASSES, 0), batch, training=training)
+    observation = replace(observation, granted=Granted(labels=batch.labels))
+    attack = InvertingGradients(labels=GivenLabels(), iterations=1, signed=True)
+
+    def first(weight: float | None) -> float:
+        return replace(attack, total_variation=weight).reconstruct(observation, generator(0)).history[0]
+
+    distance = first(0.0)
+    assert first(None) - distance == pytest.approx(0.2 * factor * distance * (first(1.0) - distance), rel=1e-3)
+
+
 def test_total_variation_that_is_left_out_does_not_drown_a_convnet_s_gradient():
     """A weight that suits LeNet does: the distances that are left are larger, in the geometric mean over four models."""
     shares = []
