@@ -17,8 +17,8 @@ from attacks import Reconstruction
 from learning.tensors import Batch
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
-LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
 DRAWN_TO = 60.0  # dB, where drawings end: no eye tells more, and the 300 of exact pictures would leave the others no room
+LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
 IMAGE_SCORES = ("psnr", "ssim", "mse", "exact", "identified", "certified", "false_certificates")
 GALLERY = 100  # pictures among which a restored one is to be identified: its own and others of the same set
 EXACT_ERROR = 1e-6  # mean squared error up to which a picture came back exactly: a quarter of a pixel's level

@@ -41,10 +41,10 @@ def descend(
     """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
 
     `starts`: variables by name, the first axis being the restarts. `rate`: the step of that iteration, `scales` what it is
-    multiplied by for a variable. `signed`: Adam sees the `sign` of the slope only, in all restarts or in
-    those that are marked. What is `bounded` is put back into [0, 1] after every step, and goes back to the middle by the share
-    `decay` of the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the
-    variables before they are looked at, and may change them.
+    multiplied by for a variable. `signed`: Adam sees the `sign` of the slope only, in all restarts or in those that are
+    marked. What is `bounded` is put back into [0, 1] after every step, and goes back to the middle by the share `decay` of
+    the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the variables
+    before they are looked at, and may change them.
 
     A restart whose loss is not finite stays where it is; the descent ends when all do, or when no loss has fallen by a
     thousandth in two fifths of the iterations: less, and a rate that still falls would have had its turn.
@@ -81,17 +81,17 @@ def descend(
         look = iteration % max(1, patience // LOOKS) == 0
         if iteration == iterations or all(stopped) or (look and all(map(_still, histories, [patience] * restarts))):
             break
+        halted = torch.tensor(stopped)
         for name in moved:
             tensor, seen = now[name], sloped[name]
-            if any(stopped):
+            held = tensor[halted] if any(stopped) else None
+            if held is not None:
                 seen = seen.nan_to_num(0.0, 0.0, 0.0)
             if marks.all():
                 seen = sign(seen)
             elif marks.any():
                 seen = torch.where(signs[name], sign(seen), seen)
             first[name].lerp_(seen, 1 - FIRST)
-            if any(stopped):
-                first[name][torch.tensor(stopped)] = 0.0
             second[name].mul_(SECOND).addcmul_(seen, seen, value=1 - SECOND)
             root = (second[name] / (1 - SECOND ** (iteration + 1))).sqrt_().add_(LEAST)
             length = rate(iteration) * scales.get(name, 1.0)
@@ -100,6 +100,8 @@ def descend(
             tensor.addcdiv_(first[name], root, value=-length / (1 - FIRST ** (iteration + 1)))
             if name in bounded:
                 tensor.clamp_(0, 1)
+            if held is not None:
+                tensor[halted] = held
     return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]
 
 

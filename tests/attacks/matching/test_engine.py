@@ -172,6 +172,23 @@ def test_a_restart_that_is_lost_does_not_touch_the_others():
         assert one.history == pytest.approx(other.history, rel=1e-5)
 
 
+def test_a_restart_that_is_lost_stays_where_it_is():
+    """Its momentum and the decay towards the middle do not move it on; the other goes on."""
+    places = []
+
+    def slope(now: Tensors):
+        images = now["images"]
+        places.append(images.clone())
+        losses = images.square().sum(1)
+        losses[0] = losses[0] if len(places) < 5 else torch.nan
+        return {"images": 2 * images}, losses
+
+    descend(slope, {"images": torch.full((2, 4), 0.9)}, 12, lambda _: 0.01, decay=0.5)
+    assert places[4][0].max() < 0.9
+    assert all(place[0].equal(places[4][0]) for place in places[4:])
+    assert places[-1][1].max() < places[4][1].max()
+
+
 def test_a_descent_that_stands_still_ends():
     runs = descend(bowl, {"images": torch.full((1, 4), 0.3 + 0.2)}, 1000, lambda _: 1e-9)
     assert 800 < len(runs[0].history) <= 821, "two spells of two fifths without a fall, and the next look"
