@@ -12,7 +12,7 @@ from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import start, total_variation, variation_weight
 from attacks.matching.simulation import simulation
-from attacks.matching.slopes import LARGE, exact
+from attacks.matching.slopes import LARGE, slope_of
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -71,7 +71,7 @@ class Dimitrov(Attack):
 
         weight = variation_weight(self.total_variation, distance, variables)
         large = work(victim, observation.image_shape) * observation.steps >= LARGE
-        slope, share = exact(loss, variables, self.iterations, large), falling("cosine", self.iterations)
+        slope, share = slope_of(loss, victim, variables, self.iterations, large), falling("cosine", self.iterations)
         rate = lambda iteration: self.learning_rate * share(iteration)  # noqa: E731
         best = min(descend(slope, variables, self.iterations, rate, scales={"labels": 0.0}), key=lambda run: run.loss)
         images, labels = averaged(best.variables["images"], best.variables["labels"], epochs)

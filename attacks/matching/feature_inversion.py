@@ -11,7 +11,7 @@ from attacks.exact.features import features_of
 from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import starts, total_variation
-from attacks.matching.slopes import LARGE, exact
+from attacks.matching.slopes import LARGE, slope_of
 from attacks.matching.victim import layer_inputs, victim_of, work
 from learning.catalogue import Count, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -60,7 +60,7 @@ class FeatureInversion(Attack):
 
         images = starts(observation, self.spread, self.restarts, rng).to(reference)
         variables = {"images": images, "variation": images.new_full((self.restarts,), self.total_variation)}
-        slope = exact(loss, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
+        slope = slope_of(loss, victim, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
 
         def let_go(iteration: int, now: Tensors) -> None:
             way = min(1.0, iteration / (SETTLED * self.iterations))

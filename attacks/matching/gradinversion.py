@@ -10,7 +10,7 @@ from attacks.matching.batch_statistics import known_statistics, statistics_dista
 from attacks.matching.distances import squared_distance
 from attacks.matching.group import consensus
 from attacks.matching.priors import SMOOTH, starts, total_variation
-from attacks.matching.slopes import LARGE, exact
+from attacks.matching.slopes import LARGE, slope_of
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -67,7 +67,7 @@ class GradInversion(Attack):
             return total + self.group * (images - drawn).square().mean()
 
         variables = {"images": images, "consensus": images.clone()}
-        slope = exact(loss, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
+        slope = slope_of(loss, victim, variables, self.iterations, work(victim, observation.image_shape) >= LARGE)
         grouped = self.group > 0 and self.seeds > 1
 
         def draw_together(iteration: int, now: Tensors) -> None:

@@ -13,7 +13,7 @@ from attacks.matching.distances import DISTANCES
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
-from attacks.matching.slopes import LARGE, Loss, Slope, exact
+from attacks.matching.slopes import LARGE, Loss, Slope, slope_of
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -104,7 +104,7 @@ class InvertingGradients(Attack):
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slope = exact(self._loss(known, wanted, variables, observation.steps), variables, self.iterations, large)
+        slope = slope_of(self._loss(known, wanted, variables, observation.steps), victim, variables, self.iterations, large)
         signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]

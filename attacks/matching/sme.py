@@ -9,7 +9,7 @@ from attacks.labels.auto import AutoLabels
 from attacks.matching.adam import descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import starts, total_variation, variation_weight
-from attacks.matching.slopes import LARGE, exact
+from attacks.matching.slopes import LARGE, slope_of
 from attacks.matching.victim import victim_of, work
 from learning.catalogue import Count, NotNegative, Positive, settings
 from learning.tensors import Tensors
@@ -58,7 +58,7 @@ class SME(Attack):
         variables = {"images": starts(observation, self.spread, self.restarts, rng).to(reference), "place": places}
         weight = variation_weight(self.total_variation, distance, variables)
         large = work(victim, observation.image_shape) >= LARGE
-        slope, share = exact(loss, variables, self.iterations, large), falling("cosine", self.iterations)
+        slope, share = slope_of(loss, victim, variables, self.iterations, large), falling("cosine", self.iterations)
         runs = descend(
             slope,
             variables,

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from attacks.attack import Observation
 from attacks.matching.fixed_statistics import use_fixed_statistics
+from attacks.matching.halves import Halves, use_halves
 from attacks.matching.patches import Patches, use_patches
 from learning.models import divergence, without_noise
 from learning.tensors import Tensors
@@ -26,10 +27,12 @@ class Victim:
 
     `model` is the attack's own copy, in which nothing moves: BatchNorm runs in the mode in which the client trained, and
     tracks nothing; dropout leaves out nothing and a bottleneck gives its mean, since nobody but the client knows what it drew.
+    `halves`: whether its convolutions take bfloat16.
     """
 
     model: nn.Module
     weights: Tensors
+    halves: Halves
 
     def loss(
         self,
@@ -58,8 +61,8 @@ def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
             object.__setattr__(module, "inplace", False)
     use_patches(model)
     use_fixed_statistics(model)
-    names = observation.update.parameters.keys()
-    return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names})
+    halves, names = use_halves(model), observation.update.parameters.keys()
+    return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names}, halves)
 
 
 def gradient_of(observation: Observation, dtype: torch.dtype) -> GradientOf:

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attacks.attack import label_rows
-from attacks.matching import InvertingGradients, patches
+from attacks.matching import InvertingGradients, halves, patches, slopes
 from attacks.matching.adam import descend
 from attacks.matching.distances import cosine_distance
 from attacks.matching.fixed_statistics import FixedStatistics, use_fixed_statistics
+from attacks.matching.halves import use_halves
 from attacks.matching.patches import Patches, use_patches
-from attacks.matching.slopes import TRACED_FROM, exact
+from attacks.matching.slopes import TRACED_FROM, slope_of
 from attacks.matching.victim import Victim, victim_of, work
 from learning.models import ConvNet, LeNet, ResNet18
 from learning.tensors import Tensors, generator
@@ -24,19 +25,19 @@ from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
 SMALL = (3, 12, 12)
 
 
-def matching(architecture, shape, training: Training | None = None):
-    """The loss of matching a victim of two pictures, and a stack of two starts, in float64."""
+def matching(architecture, shape, training: Training | None = None, dtype: torch.dtype = torch.float64):
+    """The loss of matching a victim of two pictures, the victim, and a stack of two starts."""
     batch = random_batch(2, shape=shape)
     observation = observe(
-        architecture.build(shape, CLASSES, 0).double(), type(batch)(batch.images.double(), batch.labels), training
+        architecture.build(shape, CLASSES, 0).to(dtype), type(batch)(batch.images.to(dtype), batch.labels), training
     )
-    victim, wanted = victim_of(observation, torch.float64), observation.gradient()
-    labels = label_rows(batch.labels, CLASSES).double()
+    victim, wanted = victim_of(observation, dtype), observation.gradient()
+    labels = label_rows(batch.labels, CLASSES).to(dtype)
 
     def loss(one: Tensors) -> Tensor:
         return cosine_distance(victim.gradient(one["images"], labels), wanted)
 
-    return loss, {"images": torch.rand(2, 2, *shape, generator=generator("starts")).double()}
+    return loss, victim, {"images": torch.rand(2, 2, *shape, generator=generator("starts")).to(dtype)}
 
 
 VICTIMS = {
@@ -49,9 +50,9 @@ VICTIMS = {
 
 @pytest.mark.parametrize("case", VICTIMS)
 def test_restarts_computed_together_are_those_computed_alone(case):
-    loss, starts = matching(*VICTIMS[case])
-    slopes, losses = exact(loss, starts, 1, large=False)(starts)
-    alone, values = exact(loss, starts, 1, large=True)(starts)
+    loss, victim, starts = matching(*VICTIMS[case])
+    slopes, losses = slope_of(loss, victim, starts, 1, large=False)(starts)
+    alone, values = slope_of(loss, victim, starts, 1, large=True)(starts)
     torch.testing.assert_close(values, losses)
     torch.testing.assert_close(alone, slopes, atol=1e-10, rtol=1e-6)
 
@@ -59,11 +60,66 @@ def test_restarts_computed_together_are_those_computed_alone(case):
 @pytest.mark.parametrize("case", VICTIMS)
 @pytest.mark.parametrize("large", [False, True], ids=["together", "one by one"])
 def test_a_traced_slope_is_the_slope(case, large):
-    loss, starts = matching(*VICTIMS[case])
-    slope = exact(loss, starts, 1, large)
-    program = exact(loss, {"images": starts["images"] + 1}, TRACED_FROM, large)
+    loss, victim, starts = matching(*VICTIMS[case])
+    slope = slope_of(loss, victim, starts, 1, large)
+    program = slope_of(loss, victim, {"images": starts["images"] + 1}, TRACED_FROM, large)
     for variables in (starts, {"images": starts["images"].flip(0)}):
         torch.testing.assert_close(program(variables), slope(variables), rtol=1e-9, atol=1e-12)
+
+
+HALVED = (ConvNet(width=16), SMALL, None, torch.float32)  # its second convolution has 4,608 weights
+
+
+@pytest.fixture
+def multiplies_halves(monkeypatch):
+    """As on hardware that multiplies bfloat16 numbers: PyTorch computes with them anywhere."""
+    monkeypatch.setattr(halves, "_multiplies_halves", lambda device: True)
+
+
+def test_slopes_by_bfloat16_convolutions_point_where_the_exact_ones_do(multiplies_halves):
+    loss, victim, starts = matching(*HALVED)
+    exact, values = slope_of(loss, victim, starts, 1, large=True)(starts)
+    slopes, losses = slope_of(loss, victim, starts, TRACED_FROM, large=True)(starts)
+    together = torch.nn.functional.cosine_similarity(slopes["images"].flatten(1), exact["images"].flatten(1))
+    assert victim.halves.there
+    assert not victim.halves.on
+    assert (together > 0.95).all()
+    assert (together < 1 - 1e-6).all(), "they are not in bfloat16"
+    torch.testing.assert_close(losses, values, rtol=0, atol=1e-3)
+
+
+def test_bfloat16_convolutions_are_held_against_exact_ones_at_the_first_call_and_at_every_fiftieth(
+    multiplies_halves, monkeypatch
+):
+    loss, victim, starts = matching(*HALVED)
+    slope, asked = slope_of(loss, victim, starts, TRACED_FROM, large=True), []
+    monkeypatch.setattr(slopes, "_agree", lambda found, exact: asked.append((found, exact)) is None)
+    for _ in range(101):
+        slope(starts)
+    assert len(asked) == 3
+
+
+def test_slopes_are_exact_from_where_bfloat16_disagrees(multiplies_halves, monkeypatch):
+    loss, victim, starts = matching(*HALVED)
+    wanted = slope_of(loss, victim, starts, 1, large=True)(starts)
+    slope = slope_of(loss, victim, starts, TRACED_FROM, large=True)
+    before = slope(starts)
+    monkeypatch.setattr(slopes, "AGREEING", 1.0)
+    for _ in range(49):
+        assert torch.equal(slope(starts)[1], before[1])
+    for _ in range(2):
+        torch.testing.assert_close(slope(starts), wanted, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("case", ["other hardware", "float64"])
+def test_convolutions_are_left_alone_where_bfloat16_gains_nothing(case, monkeypatch):
+    monkeypatch.setattr(halves, "_multiplies_halves", lambda device: case != "other hardware")
+    dtype = torch.float64 if case == "float64" else torch.float32
+    loss, victim, starts = matching(*HALVED[:3], dtype)
+    assert not victim.halves.there
+    assert not any(isinstance(module, halves.HalfConvolution) for module in victim.model.modules())
+    slope, traced = (slope_of(loss, victim, starts, iterations, large=True) for iterations in (1, TRACED_FROM))
+    torch.testing.assert_close(traced(starts), slope(starts), rtol=1e-4, atol=1e-7)
 
 
 CONVOLUTIONS = {
@@ -136,7 +192,7 @@ def test_other_convolutions_stay(convolution):
 
 def test_work_counts_multiplications():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 5))
-    victim = Victim(model, dict(model.named_parameters()))
+    victim = Victim(model, dict(model.named_parameters()), use_halves(model))
     assert work(victim, (1, 4, 4)) == 16 * 2 * 9 + 32 * 5
 
 

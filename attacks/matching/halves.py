@@ -1,0 +1,62 @@
+"""Large convolutions of bfloat16 numbers, where the hardware multiplies these faster.
+
+Their products are summed in float32, so that a result is off by some thousandths of its size. What lies between the
+convolutions stays as it is.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+LEAST_WEIGHTS = 4096  # of a kernel that is worth it: the conversions of a smaller one cost what it saves
+
+
+class Halves:
+    """Whether a model's large convolutions take bfloat16: only inside `used`. `there`: whether it has any that can."""
+
+    def __init__(self, there: bool):
+        self.there, self.on = there, False
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        before, self.on = self.on, True
+        try:
+            yield
+        finally:
+            self.on = before
+
+
+class HalfConvolution(nn.Conv2d):
+    """The convolution that it was, and where its `halves` are on, with pictures and kernel in bfloat16."""
+
+    halves: Halves
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.halves.on:
+            return super()._conv_forward(input, weight, bias)
+        found = super()._conv_forward(input.bfloat16(), weight.bfloat16(), None).to(input)
+        return found if bias is None else found + bias[:, None, None]
+
+
+def use_halves(model: nn.Module) -> Halves:
+    """Makes a `HalfConvolution` of each of the model's large convolutions of float32, where the hardware is for it."""
+    large = [module for module in model.modules() if type(module) is nn.Conv2d and _is_large(module)]
+    halves = Halves(bool(large) and _multiplies_halves(large[0].weight.device))
+    for module in large if halves.there else []:
+        module.__class__ = HalfConvolution
+        cast(HalfConvolution, module).halves = halves
+    return halves
+
+
+def _is_large(convolution: nn.Conv2d) -> bool:
+    return convolution.weight.dtype == torch.float32 and convolution.weight.numel() > LEAST_WEIGHTS
+
+
+def _multiplies_halves(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 numbers by itself: PyTorch computes with them anywhere, but slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
