@@ -23,7 +23,7 @@ Slope: TypeAlias = Callable[[Tensors], tuple[Tensors, Tensor]]
 LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, not calls, is what a step costs
 TRACED_FROM = 20  # iterations that repay what tracing costs
 CHECKED = 50  # calls after which bfloat16 convolutions are held against exact ones again
-AGREEING = 0.8  # cosine of their slopes from which they are the same: descents end alike where it is about 0.9
+AGREEING = 0.8  # cosine of their slopes from which they go on: it is 0.88 to 0.97 along descents that come as far in equal time
 
 
 def slope_of(loss: Loss, victim: Victim, variables: Tensors, iterations: int, large: bool) -> Slope:
