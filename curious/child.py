@@ -86,7 +86,7 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
     from contextlib import contextmanager
 
     from learning.catalogue import SettingsError
-    from studies.config import read_campaign, read_plan
+    from studies.config import check_earlier, read_campaign, read_plan
     from studies.ledger import Ledger
     from studies.preparation import prepare
     from studies.provenance import environment
@@ -121,6 +121,8 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
         with Ledger(Path(task["out"]), write=True) as ledger:
             if not ledger.observations():
                 raise SettingsError(f"'{task['out']}' holds no recorded update to attack; run its study first")
+            for cell in ledger.plan.cells:
+                check_earlier(campaign.granted, cell.study.federation)
             ledger.add_attacks(campaign.attacks, campaign.granted)
             yield ledger, campaign.resources
 

@@ -91,7 +91,8 @@ def _granted(study: Study) -> list[str]:
     labels = ["the true labels"] if study.granted.labels else []
     told = [named.name for named in study.attacks if named.knows_defense]
     public = [f"{study.granted.public} public pictures"] if study.granted.public else []
-    return labels + public + ([f"the client's defense, to {', '.join(told)}"] if told else [])
+    earlier = [f"{study.granted.earlier} earlier rounds of the same examples"] if study.granted.earlier else []
+    return labels + public + earlier + ([f"the client's defense, to {', '.join(told)}"] if told else [])
 
 
 def _range(numbers: list[int]) -> str:

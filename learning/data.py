@@ -146,13 +146,15 @@ def pictures_of(data: Data) -> Pictures:
 class ClientData:
     """What the clients hold: the data set, how it is split, and how many examples a client uses in a round.
 
-    `examples`: number of examples of a client's round; the client's whole part where it is 0.
+    `examples`: number of examples of a client's round; the client's whole part where it is 0. `repeated`: they are the same
+    in every round.
     """
 
     data: Annotated[Data, BeforeValidator(chosen_from(DATA))]
     partition: Annotated[Partition, BeforeValidator(chosen_from(PARTITIONS))]
     clients: Count
     examples: Index = 0
+    repeated: bool = False
 
 
 @lru_cache(maxsize=16)
@@ -170,7 +172,7 @@ def client_batch(data: ClientData, client: int, round: int, seed: int) -> Batch:
     has to travel.
     """
     part = client_parts(data, seed)[client]
-    rng = generator(seed, "batch", client, round)
+    rng = generator(seed, "batch", client, 0 if data.repeated else round)
     drawn = torch.randperm(len(part), generator=rng)[: data.examples or None]
     return pictures_of(data.data).train.batch(part[drawn.numpy()])
 

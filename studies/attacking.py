@@ -66,11 +66,15 @@ class Interrogation:
         seed = derived_seed(cell.seed, "attack", kind, victim.round, victim.client)
         observation = self.observation(victim, grants)
         if named.knows_defense:
-            observation = replace(observation, granted=replace(observation.granted, defense=Known(cell.defense.chain)))
+            observation = _knowing(observation, cell)
         return Job((victim, name), named.attack, observation, seed)
 
     def observation(self, victim: Victim, grants: Grants) -> Observation:
         """What the server knew of that update, and what the study grants beside it."""
+        earlier = [self._observation(before, grants) for before in self._ledger.before(victim, grants.earlier)]
+        return replace(self._observation(victim, grants), earlier=tuple(earlier))
+
+    def _observation(self, victim: Victim, grants: Grants) -> Observation:
         cell = self._ledger.plan.cells[victim.cell]
         pictures = pictures_of(cell.study.data)
         return Observation(
@@ -147,6 +151,12 @@ def gallery(cell: Cell, grants: Grants) -> Tensor:
     A small test set gives fewer than `GALLERY` less one.
     """
     return public_examples(cell.study.data, GALLERY - 1, cell.seed, skip=grants.public).images
+
+
+def _knowing(observation: Observation, cell: Cell) -> Observation:
+    """The same, and the earlier ones with it, with the client's defense granted."""
+    granted = replace(observation.granted, defense=Known(cell.defense.chain))
+    return replace(observation, granted=granted, earlier=tuple(_knowing(one, cell) for one in observation.earlier))
 
 
 def _granted(cell: Cell, victim: Victim, grants: Grants) -> Granted:

@@ -58,16 +58,17 @@ class Federation(Table):
     """Who takes part: `clients` hold the data, `clients_per_round` of them train in each of `rounds` rounds.
 
     `examples_per_round`: how many of its examples a client uses in a round; 0 is all (and the batch, where a gradient is
-    shared). `strategy`: the Flower strategy that aggregates. `test_examples`: how many examples of the test set measure
-    the global accuracy after every `evaluate_every`-th round; 0 is all. `timeout`: seconds to wait for a round's replies.
-    `secure_aggregation`: the server sees the mean of a round's updates by their examples and no single one, and nothing of a
-    round in which a client fails.
+    shared). `same_examples`: a client uses the same ones in every round. `strategy`: the Flower strategy that aggregates.
+    `test_examples`: how many examples of the test set measure the global accuracy after every `evaluate_every`-th round; 0 is
+    all. `timeout`: seconds to wait for a round's replies. `secure_aggregation`: the server sees the mean of a round's updates
+    by their examples and no single one, and nothing of a round in which a client fails.
     """
 
     clients: Count = 10
     clients_per_round: Count = 2
     rounds: Count = 3
     examples_per_round: Index = 0
+    same_examples: bool = False
     strategy: Literal["fedavg", "fedavgm", "fedadam", "fedadagrad", "fedyogi", "fedmedian", "fedtrimmedavg", "krum"] = "fedavg"
     test_examples: Index = 1000
     evaluate_every: Count = 1
@@ -94,10 +95,14 @@ class Record(Table):
 
 
 class Grants(Table):
-    """What the attacker is given beyond the protocol: the true labels; a number of public pictures of the same kind."""
+    """What the attacker is given beyond the protocol: the true labels; a number of public pictures of the same kind.
+
+    `earlier`: how many of a client's recorded rounds before come with an update, as rounds of the same examples.
+    """
 
     labels: bool = False
     public: Index = 0
+    earlier: Index = 0
 
 
 class Resources(Table):
@@ -310,6 +315,7 @@ class Study(Table):
         names = [attack.name for attack in self.attacks]
         _unique("attacks", names)
         check_grants(self.attacks, self.granted)
+        check_earlier(self.granted, federation)
         if self.reference and self.reference not in names:
             raise SettingsError(f"reference = '{self.reference}' is no attack of this study; {choices(self.reference, names)}")
         for index, defense in enumerate(self.defenses):
@@ -323,7 +329,13 @@ class Study(Table):
     def client_data(self) -> ClientData:
         """What the clients hold and how many examples each uses in a round."""
         examples = self.training.batch_size if self.training.shared == "gradient" else self.federation.examples_per_round
-        return ClientData(data=self.data, partition=self.partition, clients=self.federation.clients, examples=examples)
+        return ClientData(
+            data=self.data,
+            partition=self.partition,
+            clients=self.federation.clients,
+            examples=examples,
+            repeated=self.federation.same_examples,
+        )
 
     @property
     def rounds(self) -> int:
@@ -362,6 +374,20 @@ def check_grants(attacks: list[NamedAttack], granted: Grants) -> None:
         needs = [need for part in parts if isinstance(part, Attack) for need in part.needs]
         if lacking := [need for need in needs if not getattr(granted, need)]:
             raise SettingsError(f"attacks[{index}] ('{named.name}') {remedies[lacking[0]]}")
+
+
+def check_earlier(granted: Grants, federation: Federation) -> None:
+    """Raises `SettingsError` if earlier rounds of the same examples are granted, and there are none."""
+    if granted.earlier and not federation.same_examples:
+        raise SettingsError(
+            f"granted.earlier = {granted.earlier} is rounds of the same examples, and clients draw others in every round; set "
+            f"`same_examples = true` in the table [federation]"
+        )
+    if granted.earlier and federation.secure_aggregation:
+        raise SettingsError(
+            f"granted.earlier = {granted.earlier} is rounds of one client, and under federation.secure_aggregation the "
+            f"server sees none on its own; leave one out"
+        )
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class AttackInfo:
         public = self.grants.get("public", 0)
         given = ["the true labels"] if self.grants.get("labels") else []
         given += [f"{plural(public, 'public picture')} with labels"] if public else []
+        earlier = self.grants.get("earlier", 0)
+        given += [f"{plural(earlier, 'earlier round')} of the same examples"] if earlier else []
         given += ["the client's defense"] if self.knows_defense else []
         return " and ".join(given) or "nothing"
 

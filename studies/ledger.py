@@ -11,7 +11,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
@@ -249,6 +249,14 @@ class Ledger:
     def examples(self, victim: Victim) -> int:
         """How many examples the client reported for that update."""
         return self._rows("SELECT examples FROM observations WHERE (cell, round, client) = (?, ?, ?)", *_key(victim))[0][0]
+
+    def before(self, victim: Victim, count: int) -> list[Victim]:
+        """The last so many recorded updates of the same client in earlier rounds, in their order."""
+        found = self._rows(
+            "SELECT round FROM observations WHERE cell = ? AND round < ? AND client = ? ORDER BY round DESC LIMIT ?",
+            *_key(victim), count,
+        )  # fmt: skip
+        return [replace(victim, round=round) for (round,) in reversed(found)]
 
     # what the attacks find
 

@@ -1,5 +1,6 @@
 """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053)."""
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -40,7 +41,8 @@ class InvertingGradients(Attack):
     first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`).
     `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard
     deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`.
-    `restarts`: independent starts, of which the one with the least loss is kept; they are computed together.
+    `restarts`: independent starts, of which the one with the least loss is kept; they are computed together. `continued`: the
+    first start is what the same attack finds in the round before, where rounds of the same examples are granted.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -74,6 +76,7 @@ class InvertingGradients(Attack):
     uniform: bool = False
     weight_decay: NotNegative = 0.0
     restarts: Count = 1
+    continued: bool = False
 
     def __post_init__(self) -> None:
         if self.weight_decay and self.box == "sigmoid":
@@ -85,7 +88,10 @@ class InvertingGradients(Attack):
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
         simulated = 1 < observation.steps <= MOST_STEPS
-        variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
+        images = starts(observation, self.spread, self.restarts, rng, self.uniform)
+        if self.continued and observation.earlier:
+            images[0] = self._before(observation, rng)
+        variables = {"images": images.to(reference)}
         if self.box == "sigmoid":
             variables["images"] = variables["images"].logit(EDGE)
         if rows is None:
@@ -117,6 +123,13 @@ class InvertingGradients(Attack):
             history=best.history,
             verdict=_said(observation, simulated),
         )
+
+    def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
+        """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""
+        *others, last = observation.earlier
+        found = self.reconstruct(replace(last, earlier=tuple(others)), rng).images
+        assert found is not None
+        return found
 
     def _loss(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> Loss:
         """Distance plus priors, of one restart's variables."""

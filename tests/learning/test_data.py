@@ -138,6 +138,13 @@ def test_a_batch_is_drawn_without_replacement_from_the_clients_part(client, roun
     assert [own[picture] for picture in drawn] == batch.labels.tolist(), "its own pictures, each with its label"
 
 
+def test_repeated_examples_are_a_client_s_own_and_the_same_in_every_round():
+    data = ClientData(data=Digits(), partition=IID(), clients=10, examples=8, repeated=True)
+    batches = [rows(client_batch(data, client, round, 0).images) for client in range(10) for round in (1, 2, 7)]
+    assert all(batches[i] == batches[i - i % 3] for i in range(30))
+    assert len({picture for batch in batches for picture in batch}) == 80
+
+
 def test_zero_examples_are_the_whole_part():
     data = ClientData(data=Digits(), partition=Dirichlet(alpha=0.1), clients=5)
     for client, part in enumerate(client_parts(data, 0)):

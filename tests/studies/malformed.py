@@ -414,6 +414,19 @@ ATTACKED: list[Row] = [
         "attacks[0] ('mean')",
         "`public = 100` in the table [granted]",
     ),
+    (
+        "earlier rounds of other examples",
+        study("[granted]\nearlier = 1"),
+        "granted.earlier = 1",
+        "`same_examples = true` in the table [federation]",
+    ),
+    (
+        "a client's earlier rounds under secure aggregation",
+        study("[granted]\nearlier = 1\n[federation]\nsame_examples = true\nsecure_aggregation = true"),
+        "granted.earlier = 1",
+        "leave one out",
+    ),
+    ("a negative number of earlier rounds", study("[granted]\nearlier = -1"), "granted.earlier = -1", "or equal to 0"),
 ]
 
 CONTRADICTORY: list[Row] = [

@@ -8,6 +8,7 @@ from learning.tensors import Batch, generator
 from learning.training import local_update
 from studies.attacking import Interrogation, given, truth
 from studies.config import Grants
+from studies.ledger import Victim
 from tests.federations import changed, run
 
 FLIPS = {"name": "instahide", "pictures": 1}
@@ -41,6 +42,33 @@ def test_where_no_defense_changes_pictures_there_is_nothing_to_draw_again(tmp_pa
     for victim in ledger.observations():
         model = Interrogation(ledger, InlinePool()).observation(victim, Grants()).model
         assert given(ledger.plan.cells[victim.cell], victim, model) is None
+
+
+def test_earlier_rounds_of_the_same_examples_come_with_an_update_where_they_are_granted(tmp_path):
+    raw = changed(
+        attacks=[
+            {"name": "geng-images", "labels": "ilrg", "iterations": 2},
+            {"name": "inverting-gradients", "iterations": 2, "continued": True, "knows_defense": True},
+        ],
+        defenses=[{"name": "gaussian-noise", "std": 1e-9}],
+        federation={"clients_per_round": 5, "rounds": 3, "same_examples": True},
+        granted={"earlier": 1},
+    )
+    ledger = run(tmp_path / "run", raw)
+    results = list(ledger.results())
+    assert {result.status for result in results} == {"ok"}
+    later = [result for result in results if result.attack == "geng-images" and result.victim.round > 1]
+    assert {result.reason for result in later} == {"matched at 2 models"}
+    interrogation = Interrogation(ledger, InlinePool())
+    for round, count, expected in ((1, 2, []), (3, 0, []), (3, 1, [2]), (3, 2, [1, 2])):
+        seen = interrogation.observation(Victim(0, round, 4), Grants(earlier=count))
+        assert [(one.round, one.client) for one in seen.earlier] == [(number, 4) for number in expected]
+        for one in (*seen.earlier, seen):
+            batch = truth(ledger.plan.cells[0], Victim(0, one.round, 4))
+            again = local_update(one.model, batch, ledger.plan.study.training, generator("any"))
+            for name, tensor in one.update.parameters.items():
+                torch.testing.assert_close(again.parameters[name], tensor, rtol=1e-4, atol=1e-6)
+        assert all(torch.equal(batch.images, truth(ledger.plan.cells[0], Victim(0, 1, 4)).images) for one in seen.earlier)
 
 
 def test_certificates_are_held_against_what_the_model_was_given(flipped):

@@ -661,6 +661,18 @@ def test_the_step_rises_before_it_falls():
     assert shares[100] == pytest.approx(0)
 
 
+def test_a_start_goes_on_from_what_was_found_in_the_round_before():
+    batch = digits(1, 3)
+    earlier, later = (
+        replace(observe(LeNet().build(SHAPE, CLASSES, index), batch), granted=Granted(labels=batch.labels)) for index in (0, 1)
+    )
+    afresh = InvertingGradients(labels=GivenLabels(), iterations=60)
+    attack = replace(afresh, continued=True)
+    both = replace(later, earlier=(earlier,))
+    assert attack.reconstruct(both, generator(0)).history[0] < 0.5 * afresh.reconstruct(both, generator(0)).history[0]
+    assert attack.reconstruct(later, generator(0)).history == afresh.reconstruct(later, generator(0)).history
+
+
 def test_inverting_gradients_restores_digits():
     observation, batch = quick_lenet(1)
     found = InvertingGradients(iterations=200, total_variation=0.01).reconstruct(observation, generator(0))
