@@ -166,8 +166,9 @@ class Ledger:
         """
         for named in attacks:
             row = (named.name, json.dumps(named.table(), sort_keys=True), granted.model_dump_json())
-            known = self._rows("SELECT * FROM attacks WHERE name = ?", named.name)
-            if known and tuple(known[0]) != row:
+            known = self._rows("SELECT settings, granted FROM attacks WHERE name = ?", named.name)
+            # a ledger of an earlier version does not hold grants that were added since
+            if known and (known[0][0], Grants(**json.loads(known[0][1]))) != (row[1], granted):
                 raise SettingsError(
                     f"attack '{named.name}' was run before with other settings or grants; give this one a name of its own "
                     f"with the key `as`"

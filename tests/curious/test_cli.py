@@ -172,6 +172,11 @@ def test_run_attack_and_resume_as_a_user_calls_them(tmp_path):
     assert clash.returncode == 2
     assert "run before with other settings" in clash.stderr
 
+    attacks.write_text('attacks = ["null"]\n[granted]\nearlier = 1\n')
+    fresh = called("attack", str(folder), str(attacks))
+    assert fresh.returncode == 2
+    assert "same_examples" in fresh.stderr
+
     nowhere = called("attack", str(tmp_path / "nowhere"), str(attacks))
     assert nowhere.returncode == 2
     assert "holds no run" in nowhere.stderr

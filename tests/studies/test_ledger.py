@@ -146,3 +146,21 @@ def test_an_attack_of_the_same_name_with_other_settings_is_refused(tmp_path):
     changed = {**RAW, "attacks": ["ilrg", {"name": "inverting-gradients", "as": "ig, odd = name", "iterations": 2}]}
     with created(tmp_path / "run") as ledger, pytest.raises(SettingsError, match=r"'ig, odd = name' was run before.*`as`"):
         ledger.add_attacks(make_plan(changed).study.attacks, Grants())
+
+
+def test_grants_that_an_earlier_version_did_not_know_are_not_other_grants(tmp_path):
+    attacks = make_plan(RAW).study.attacks
+    with created(tmp_path / "run") as ledger:
+        ledger._write("UPDATE attacks SET granted = ?", '{"labels":false,"public":0}')
+        ledger.add_attacks(attacks, Grants())
+        with pytest.raises(SettingsError, match="other settings or grants"):
+            ledger.add_attacks(attacks, Grants(earlier=1))
+
+
+def test_the_rounds_before_are_the_same_client_s_last_in_their_order(tmp_path):
+    with created(tmp_path / "run") as ledger:
+        for round, client in ((1, 4), (2, 4), (2, 5), (3, 4), (5, 4), (6, 4)):
+            ledger.record_update(Victim(0, round, client), UPDATE, 7)
+        assert ledger.before(Victim(0, 5, 4), 2) == [Victim(0, 2, 4), Victim(0, 3, 4)]
+        assert ledger.before(Victim(0, 5, 4), 9) == [Victim(0, 1, 4), Victim(0, 2, 4), Victim(0, 3, 4)]
+        assert ledger.before(Victim(0, 1, 4), 2) == ledger.before(Victim(0, 5, 4), 0) == []
