@@ -88,10 +88,7 @@ class InvertingGradients(Attack):
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
         simulated = 1 < observation.steps <= MOST_STEPS
-        images = starts(observation, self.spread, self.restarts, rng, self.uniform)
-        if self.continued and observation.earlier:
-            images[0] = self._before(observation, rng)
-        variables = {"images": images.to(reference)}
+        variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
             variables["images"] = variables["images"].logit(EDGE)
         if rows is None:
@@ -106,11 +103,15 @@ class InvertingGradients(Attack):
             observation, victim, found, DISTANCES[self.distance], self._pictures(variables), variables.get("labels"), rng
         )
         variables |= known.inside
+        loss = self._loss(known, wanted, variables, observation.steps)
+        if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
+            before = self._before(observation, rng).to(reference)
+            variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
         large = work(victim, observation.image_shape) * (observation.steps if simulated else 1) >= LARGE
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slope = slope_of(self._loss(known, wanted, variables, observation.steps), victim, variables, self.iterations, large)
+        slope = slope_of(loss, victim, variables, self.iterations, large)
         signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]

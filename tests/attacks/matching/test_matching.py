@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 from attacks import Granted, NotApplicable, Observation, Reconstruction
 from attacks.attack import label_rows
 from attacks.labels import GivenLabels, IDLGLabels
-from attacks.matching import DLG, SME, Dimitrov, InvertingGradients, dlg, inverting_gradients
+from attacks.matching import DLG, SME, Dimitrov, InvertingGradients, dlg, inverting_gradients, priors
 from attacks.matching.adam import descend, falling, soft_sign
 from attacks.matching.descent import minimise
 from attacks.matching.distances import (
@@ -661,7 +662,15 @@ def test_the_step_rises_before_it_falls():
     assert shares[100] == pytest.approx(0)
 
 
-def test_a_start_goes_on_from_what_was_found_in_the_round_before():
+def test_a_start_goes_on_from_what_was_found_in_the_round_before(monkeypatch):
+    """Smoothness weighs what it does at a fresh start: by a fifth of a small distance it would weigh nothing."""
+    weights = []
+
+    def variation_weight(*given: Any) -> float:
+        weights.append(priors.variation_weight(*given))
+        return weights[-1]
+
+    monkeypatch.setattr(inverting_gradients, "variation_weight", variation_weight)
     batch = digits(1, 3)
     earlier, later = (
         replace(observe(LeNet().build(SHAPE, CLASSES, index), batch), granted=Granted(labels=batch.labels)) for index in (0, 1)
@@ -671,6 +680,8 @@ def test_a_start_goes_on_from_what_was_found_in_the_round_before():
     both = replace(later, earlier=(earlier,))
     assert attack.reconstruct(both, generator(0)).history[0] < 0.5 * afresh.reconstruct(both, generator(0)).history[0]
     assert attack.reconstruct(later, generator(0)).history == afresh.reconstruct(later, generator(0)).history
+    continued, _, fresh, *_ = weights
+    assert continued == fresh
 
 
 def test_inverting_gradients_restores_digits():
