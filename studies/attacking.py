@@ -33,8 +33,9 @@ class Interrogation:
         self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
         self._in_flight: set[tuple[Victim, str]] = set()
         # attacks on an update, and updates of a round, come one after the other, and are about the same objects
-        self._model = lru_cache(maxsize=2)(self._model_as_sent)
-        self._update = lru_cache(maxsize=2)(ledger.update)
+        kept = 2 + max((granted.earlier for granted in grants.values()), default=0)
+        self._model = lru_cache(maxsize=kept)(self._model_as_sent)
+        self._update = lru_cache(maxsize=kept)(ledger.update)
 
     def run(self, no_more: threading.Event) -> None:
         """Works until `no_more` is set (training is over) and every recorded update has a result of every attack."""

@@ -81,10 +81,10 @@ def descend(
         look = iteration % max(1, patience // LOOKS) == 0
         if iteration == iterations or all(stopped) or (look and all(map(_still, histories, [patience] * restarts))):
             break
-        halted = torch.tensor(stopped)
+        halted = torch.tensor(stopped) if any(stopped) else None
         for name in moved:
             tensor, seen = now[name], sloped[name]
-            held = tensor[halted] if any(stopped) else None
+            held = None if halted is None else tensor[halted]
             if held is not None:
                 seen = seen.nan_to_num(0.0, 0.0, 0.0)
             if marks.all():
