@@ -1,8 +1,8 @@
 """Adam (Kingma and Ba 2015) for a stack of restarts at once, each with its own history and its own best point."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,17 +12,63 @@ from learning.tensors import Tensors
 
 FIRST, SECOND, LEAST = 0.9, 0.999, 1e-8
 PATIENCE, LEAST_FALL = 0.4, 1e-3  # the losses stand still if this share of the iterations takes off less than that share
-
 LOOKS = 20  # in that time at whether they do
+REMEMBERED = 0.95  # of the losses' running mean in a step: it is of some twenty
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a descent came to: the variables of least loss, that loss, and the losses at the start and after every step."""
+    """Where a descent came to: the variables where the running mean of the losses was least, their loss, and that mean.
+
+    `history`: the losses at the start and after every step. Those of a ReLU network jump by a tenth from step to step, and
+    the least of them is often an early lucky one.
+    """
 
     variables: Tensors
     loss: float
+    mean: float
     history: tuple[float, ...]
+
+
+@dataclass
+class _Course:
+    """A restart's losses so far, and the mean up to each, in which every one counts a twentieth less than the next."""
+
+    losses: list[float] = field(default_factory=list)
+    means: list[float] = field(default_factory=list)
+    least: float = math.inf  # mean
+    there: float = math.inf  # the loss
+
+    @property
+    def lost(self) -> bool:
+        return self.losses[-1] == math.inf
+
+    def falls(self, loss: float) -> bool:
+        """Takes the next loss, and says whether the mean has never been as low. After one that is not finite there is none."""
+        if self.losses and self.lost:
+            return False
+        self.losses.append(loss if math.isfinite(loss) else math.inf)
+        weight = (1 - REMEMBERED ** len(self.losses)) / (1 - REMEMBERED)
+        before = self.means[-1] if self.means else 0.0
+        self.means.append(before + (self.losses[-1] - before) / weight)
+        if self.means[-1] >= self.least:
+            return False
+        self.least, self.there = self.means[-1], loss
+        return True
+
+    def still(self, patience: int) -> bool:
+        """Whether the mean has not fallen by a thousandth in so many iterations, after as many."""
+        if len(self.means) <= 2 * patience:
+            return self.lost
+        return min(self.means[-patience:]) > (1 - LEAST_FALL) * min(self.means[:-patience])
+
+    def run(self, variables: Tensors) -> Run:
+        return Run(variables, self.there, self.least, tuple(self.losses))
+
+
+def best_of(runs: Iterable[Run]) -> Run:
+    """The run of the least mean loss."""
+    return min(runs, key=lambda run: run.mean)
 
 
 @torch.no_grad()
@@ -46,7 +92,7 @@ def descend(
     the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the variables
     before they are looked at, and may change them.
 
-    A restart whose loss is not finite stays where it is; the descent ends when all do, or when no loss has fallen by a
+    A restart whose loss is not finite stays where it is; the descent ends when all do, or when no mean loss has fallen by a
     thousandth in two fifths of the iterations: less, and a rate that still falls would have had its turn.
     """
     scales = scales or {}
@@ -58,28 +104,21 @@ def descend(
     restarts = len(next(iter(now.values())))
     marks = torch.tensor([signed] * restarts if isinstance(signed, bool) else list(signed))
     signs = {name: marks.to(now[name].device).view(-1, *[1] * (now[name].ndim - 1)) for name in moved}
-    least, histories, stopped = [math.inf] * restarts, [[] for _ in range(restarts)], [False] * restarts
+    courses = [_Course() for _ in range(restarts)]
     patience = max(1, round(PATIENCE * iterations))
     for iteration in range(iterations + 1):
         if before is not None:
             before(iteration, now)
         sloped, losses = slope(now)
-        fallen = []
-        for restart, loss in enumerate(losses.tolist()):
-            if stopped[restart]:
-                continue
-            histories[restart].append(loss if math.isfinite(loss) else math.inf)
-            stopped[restart] = not math.isfinite(loss)
-            if histories[restart][-1] < least[restart]:
-                least[restart] = loss
-                fallen.append(restart)
+        fallen = [restart for restart, loss in enumerate(losses.tolist()) if courses[restart].falls(loss)]
+        stopped = [course.lost for course in courses]
         for name, tensor in now.items():
             if len(fallen) == restarts:
                 best[name].copy_(tensor)
             elif fallen:
                 best[name][fallen] = tensor[fallen]
         look = iteration % max(1, patience // LOOKS) == 0
-        if iteration == iterations or all(stopped) or (look and all(map(_still, histories, [patience] * restarts))):
+        if iteration == iterations or all(stopped) or (look and all(course.still(patience) for course in courses)):
             break
         halted = torch.tensor(stopped) if any(stopped) else None
         for name in moved:
@@ -102,19 +141,13 @@ def descend(
                 tensor.clamp_(0, 1)
             if held is not None:
                 tensor[halted] = held
-    return [Run({name: tensor[i] for name, tensor in best.items()}, least[i], tuple(histories[i])) for i in range(restarts)]
+    return [course.run({name: tensor[i] for name, tensor in best.items()}) for i, course in enumerate(courses)]
 
 
 def soft_sign(slopes: Tensor) -> Tensor:
     """A stack's slopes as signs, but near zero as they are: the hyperbolic tangent in units of each one's mean size."""
     size = slopes.flatten(1).abs().mean(1).clamp_min(torch.finfo(slopes.dtype).tiny)
     return (slopes / size.view(-1, *[1] * (slopes.ndim - 1))).tanh()
-
-
-def _still(history: list[float], patience: int) -> bool:
-    if len(history) <= 2 * patience:
-        return not math.isfinite(history[-1])
-    return min(history[-patience:]) > (1 - LEAST_FALL) * min(history[:-patience])
 
 
 def falling(schedule: str, iterations: int, warm_up: int = 0) -> Callable[[int], float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
-from attacks.matching.adam import descend, falling
+from attacks.matching.adam import best_of, descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import start, total_variation, variation_weight
 from attacks.matching.simulation import simulation
@@ -73,7 +73,7 @@ class Dimitrov(Attack):
         large = work(victim, observation.image_shape) * observation.steps >= LARGE
         slope, share = slope_of(loss, victim, variables, self.iterations, large), falling("cosine", self.iterations)
         rate = lambda iteration: self.learning_rate * share(iteration)  # noqa: E731
-        best = min(descend(slope, variables, self.iterations, rate, scales={"labels": 0.0}), key=lambda run: run.loss)
+        best = best_of(descend(slope, variables, self.iterations, rate, scales={"labels": 0.0}))
         images, labels = averaged(best.variables["images"], best.variables["labels"], epochs)
         whole = training.batch_size >= examples
         return Reconstruction(

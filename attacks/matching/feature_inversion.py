@@ -8,7 +8,7 @@ from torch import Tensor
 
 from attacks.attack import Attack, Observation, Reconstruction
 from attacks.exact.features import features_of
-from attacks.matching.adam import descend, falling
+from attacks.matching.adam import best_of, descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import starts, total_variation
 from attacks.matching.slopes import LARGE, slope_of
@@ -30,7 +30,7 @@ class FeatureInversion(Attack):
 
     `seconds`: for each way to the features. `iterations`, `learning_rate` (in units of the pixel range): of Adam with plain
     steps, along a cosine. `spread`: deviation of the starting pictures around mid-grey. `restarts`: of which the one of least
-    loss is returned, and its iterate of least loss.
+    mean loss is returned, and its iterate of least mean loss (`adam.Run`).
 
     Several local steps are matched by their average gradient. Raises `NotApplicable` where features are not to be had: see
     `features_of`.
@@ -75,7 +75,7 @@ class FeatureInversion(Attack):
             scales={"variation": 0.0},
             before=let_go,
         )
-        best = min(runs, key=lambda run: run.loss)
+        best = best_of(runs)
         solved = f"the inputs of '{found.name}' were solved for, and leave {found.remainder:.1g} of its gradient unexplained"
         return Reconstruction(
             images=best.variables["images"].float().cpu(),

@@ -5,7 +5,7 @@ import torch
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.gradinversion_labels import GradInversionLabels
-from attacks.matching.adam import descend, falling
+from attacks.matching.adam import best_of, descend, falling
 from attacks.matching.batch_statistics import known_statistics, statistics_distance
 from attacks.matching.distances import squared_distance
 from attacks.matching.group import consensus
@@ -32,8 +32,9 @@ class GradInversion(Attack):
 
     Leaves out the paper's noise on the slopes. Weights are not the paper's: they are in units that do not depend on the
     network (see `bench/matching_ablation.py` for what each term is worth). Where nothing is known of the batch's statistics
-    their term is left out, and `verdict` says so. The seed and iterate of least loss are returned, the group's term included.
-    Assumes one local step; several are matched by their average gradient. Raises `NotApplicable` where `labels` does.
+    their term is left out, and `verdict` says so. The seed and iterate of least mean loss (`adam.Run`), the group's term
+    included, are returned. Assumes one local step; several are matched by their average gradient. Raises `NotApplicable` where
+    `labels` does.
     """
 
     labels: LabelRestoration = GradInversionLabels()
@@ -85,7 +86,7 @@ class GradInversion(Attack):
             scales={"consensus": 0.0},
             before=draw_together,
         )
-        best = min(runs, key=lambda run: run.loss)
+        best = best_of(runs)
         lacking = "nothing is known of the batch's statistics, and they are not matched" if self.statistics else ""
         return Reconstruction(
             images=best.variables["images"].float().cpu(),

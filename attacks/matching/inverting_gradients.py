@@ -9,7 +9,7 @@ from torch import Tensor
 from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
-from attacks.matching.adam import Run, descend, falling, soft_sign
+from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
@@ -41,14 +41,15 @@ class InvertingGradients(Attack):
     first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`).
     `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard
     deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`.
-    `restarts`: independent starts, of which the one with the least loss is kept; they are computed together. `continued`: the
+    `restarts`: independent starts, of which the one of least mean loss is kept; they are computed together. `continued`: the
     first start is what the same attack finds in the round before, where rounds of the same examples are granted.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
 
-    The iterate with the least loss is returned, with its `loss` and the losses of its run as `history`: at the start, and
-    after every iteration. It ends sooner when the loss stands still, and a loss that is not finite ends its run.
+    The iterate where the running mean of the losses is least (`adam.Run`) is returned, with its `loss` and the losses of its
+    run as `history`: at the start, and after every iteration. It ends sooner when the loss stands still, and a loss that is
+    not finite ends its run.
 
     Up to ten local steps are simulated as the server ordered them, and differentiated through; more are matched by their
     average gradient. The order in which a client takes its examples is not told: every restart assumes another order of the
@@ -116,7 +117,7 @@ class InvertingGradients(Attack):
         lanes = len(variables["images"])
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
         runs = self._descend(slope, variables, kinds, self.iterations)
-        best = min(runs, key=lambda run: run.loss)
+        best = best_of(runs)
         return Reconstruction(
             images=self._pictures(best.variables).float().cpu(),
             labels=_rows(best.variables).float().cpu(),
@@ -157,7 +158,7 @@ class InvertingGradients(Attack):
         short = self.iterations // PILOT
         kinds = [[signed] * self.restarts for signed in (True, False)]
         pilots = [self._descend(slope, variables, kind, short) for kind in kinds]
-        signed, plain = (sum(run.loss for run in runs) for runs in pilots)
+        signed, plain = (sum(run.mean for run in runs) for runs in pilots)
         return signed < plain
 
     def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:

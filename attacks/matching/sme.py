@@ -6,7 +6,7 @@ from torch import Tensor
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.auto import AutoLabels
-from attacks.matching.adam import descend, falling
+from attacks.matching.adam import best_of, descend, falling
 from attacks.matching.distances import cosine_distance
 from attacks.matching.priors import starts, total_variation, variation_weight
 from attacks.matching.slopes import LARGE, slope_of
@@ -67,7 +67,7 @@ class SME(Attack):
             scales={"place": self.place_rate},
             bounded=("images", "place"),
         )
-        best = min(runs, key=lambda run: run.loss)
+        best = best_of(runs)
         return Reconstruction(
             images=best.variables["images"].float().cpu(),
             labels=rows,

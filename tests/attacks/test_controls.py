@@ -117,7 +117,7 @@ class TestEveryAttack:
         torch.testing.assert_close(found.labels.sum(1), torch.ones(observation.examples))
         assert found.labels.min() >= 0
         if found.loss is not None:
-            assert found.loss == min(found.history)
+            assert found.loss in found.history
 
     def test_gives_the_same_bits_for_the_same_generator(self, attack, observation):
         first, second = (attack.reconstruct(observation, generator(2)) for _ in range(2))
