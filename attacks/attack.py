@@ -5,7 +5,7 @@ Nothing here or below knows the client's data: see the import contracts in `pypr
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -185,6 +185,17 @@ class Attack(ABC):
         All randomness comes from `rng`: the same generator state gives the same reconstruction. Raises `NotApplicable`
         where an assumption of the method fails.
         """
+
+    def at_once(self, observation: Observation) -> int:
+        """How many victims like this one, of its round and with as many examples, `reconstruct_all` is to be given.
+
+        One where they are better attacked one after the other.
+        """
+        return 1
+
+    def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
+        """What `reconstruct` restores from each, with its own generator: the same but for rounding."""
+        return [self.reconstruct(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
 
 
 def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Float[Tensor, "batch classes"]:

@@ -60,14 +60,29 @@ def run_job(job: Job) -> Outcome:
     return Outcome(job.key, "ok", reconstruction=reconstruction, seconds=time.perf_counter() - start)
 
 
+def run_jobs(jobs: Sequence[Job]) -> list[Outcome]:
+    """Does jobs of one attack together, each in its share of the time; if one cannot be done, one after the other."""
+    if len(jobs) == 1:
+        return [run_job(jobs[0])]
+    start = time.perf_counter()
+    rngs = [torch.Generator().manual_seed(job.seed) for job in jobs]
+    try:
+        found = jobs[0].attack.reconstruct_all([job.observation for job in jobs], rngs)
+    except Exception:
+        return [run_job(job) for job in jobs]
+    seconds = (time.perf_counter() - start) / len(jobs)
+    return [Outcome(job.key, "ok", reconstruction=one, seconds=seconds) for job, one in zip(jobs, found, strict=True)]
+
+
 class Pool(ABC):
-    """Takes jobs and gives back outcomes in whatever order they come."""
+    """Takes jobs and gives back outcomes in whatever order they come. `workers`: how many hands it has."""
 
     capacity: int
+    workers: int
 
     @abstractmethod
-    def submit(self, job: Job) -> None:
-        """Hands a job over; the caller keeps no more than `capacity` jobs in flight."""
+    def submit(self, *jobs: Job) -> None:
+        """Hands over a job, or several of one attack to be done together; the caller keeps `capacity` of either in flight."""
 
     @abstractmethod
     def collect(self, timeout: float) -> list[Outcome]:
@@ -81,18 +96,18 @@ class Pool(ABC):
 class InlinePool(Pool):
     """Every job is done when it is collected, in this process, by `threads` threads."""
 
-    capacity = 1
+    capacity = workers = 1
 
     def __init__(self, threads: int = 1) -> None:
         self._threads = threads
-        self._waiting: list[Job] = []
+        self._waiting: list[tuple[Job, ...]] = []
 
-    def submit(self, job: Job) -> None:
-        self._waiting.append(job)
+    def submit(self, *jobs: Job) -> None:
+        self._waiting.append(jobs)
 
     def collect(self, timeout: float) -> list[Outcome]:
         torch.set_num_threads(self._threads)  # PyTorch counts threads for each thread that calls it
-        return [run_job(self._waiting.pop(0))] if self._waiting else []
+        return run_jobs(self._waiting.pop(0)) if self._waiting else []
 
     def close(self) -> None:
         self._waiting.clear()
@@ -138,11 +153,12 @@ class Worker:
         """Answers once the worker and its helpers are up."""
         ray.get([actor.ready.remote() for actor in self._helpers.actors])
 
-    def run(self, job: Job, *parts: Any) -> Outcome:
-        """Does a job whose observation was left without its large parts, which come beside it."""
-        job = _with_parts(job, parts)
+    def run(self, jobs: Sequence[Job], *parts: Any) -> list[Outcome]:
+        """Does jobs whose observations were left without their large parts, which come beside them, job by job."""
+        each = len(parts) // len(jobs)
+        whole = [_with_parts(job, parts[each * index : each * (index + 1)]) for index, job in enumerate(jobs)]
         with with_helpers(self._helpers):
-            return run_job(job) if self._device is None else run_on(self._device, job)
+            return run_jobs(whole) if self._device is None else run_on(self._device, whole)
 
     def part(self, work: Callable[..., Any], given: tuple[Any, ...], part: Any) -> Any:
         """Does a part of another worker's job."""
@@ -190,10 +206,10 @@ class _RayHelpers(Helpers):
         return [begun(actor, part) for actor, part in zip(self.actors, parts, strict=False)]
 
 
-def run_on(device: torch.device, job: Job) -> Outcome:
-    """Does the work on that device, and brings what it found back from there."""
-    outcome = run_job(replace(job, observation=job.observation.on(device)))
-    return outcome if outcome.reconstruction is None else replace(outcome, reconstruction=outcome.reconstruction.on_cpu())
+def run_on(device: torch.device, jobs: Sequence[Job]) -> list[Outcome]:
+    """Does jobs on that device as `run_jobs` does, and brings what it found back from there."""
+    outcomes = run_jobs([replace(job, observation=job.observation.on(device)) for job in jobs])
+    return [one if one.reconstruction is None else replace(one, reconstruction=one.reconstruction.on_cpu()) for one in outcomes]
 
 
 def _parts(job: Job) -> tuple[Any, ...]:
@@ -232,7 +248,7 @@ class _Store:
 
 @dataclass
 class _Running:
-    job: Job
+    jobs: tuple[Job, ...]
     worker: int
     tries: int
     deadline: float
@@ -247,25 +263,25 @@ class RayPool(Pool):
     Models, updates and public pictures go into Ray's object store once, however many jobs are about them: jobs are to hold the
     same objects, not equal ones.
 
-    A worker that dies, alone or with its machine, is replaced and its job tried once more; a job that kills two workers, or
-    outlasts `timeout` seconds on a worker that is up, is a failed outcome. A worker that does not come up is tried again, and
-    fails one job where no other worker is up.
+    A worker that dies, alone or with its machine, is replaced and its job tried once more, without others; a job that kills
+    two workers, or outlasts `timeout` seconds on a worker that is up, is a failed outcome. A worker that does not come up is
+    tried again, and fails one job where no other worker is up.
     """
 
     def __init__(self, workers: int, threads: int, gpus: float, queue: int, timeout: float, helpers: int = 0):
-        self.capacity = max(queue, workers)
+        self.capacity, self.workers = max(queue, workers), workers
         self._threads, self._gpus, self._helpers, self._timeout = threads, gpus, helpers, timeout
         self._workers: list[Any] = [None] * workers
         self._starting: dict[Any, tuple[int, float]] = {}
         self._idle: list[int] = []
-        self._waiting: list[tuple[Job, int]] = []
+        self._waiting: list[tuple[tuple[Job, ...], int]] = []
         self._running: dict[Any, _Running] = {}
         self._store = _Store()
         for worker in range(workers):
             self._start(worker)
 
-    def submit(self, job: Job) -> None:
-        self._waiting.append((job, 1))
+    def submit(self, *jobs: Job) -> None:
+        self._waiting.append((jobs, 1))
         self._dispatch()
 
     def collect(self, timeout: float) -> list[Outcome]:
@@ -278,20 +294,20 @@ class RayPool(Pool):
                 continue
             running = self._running.pop(reference)
             try:
-                outcomes.append(ray.get(reference))
+                outcomes += ray.get(reference)
                 self._idle.append(running.worker)
             except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError):
                 outcomes += self._died(running, "the worker died")
             except ray.exceptions.RayError as error:
                 self._idle.append(running.worker)
-                outcomes.append(Outcome(running.job.key, "failed", f"{type(error).__name__}"))
+                outcomes += [Outcome(job.key, "failed", f"{type(error).__name__}") for job in running.jobs]
         for reference, running in list(self._running.items()):
             if time.monotonic() > running.deadline:
                 del self._running[reference]
                 ray.kill(self._workers[running.worker])
                 self._start(running.worker)
                 reason = f"gave up after {self._timeout:g} seconds; raise resources.timeout"
-                outcomes.append(Outcome(running.job.key, "failed", reason, seconds=self._timeout))
+                outcomes += [Outcome(job.key, "failed", reason, seconds=self._timeout) for job in running.jobs]
         for reference, (worker, deadline) in list(self._starting.items()):
             if time.monotonic() > deadline:
                 del self._starting[reference]
@@ -308,9 +324,9 @@ class RayPool(Pool):
         ray.kill(self._workers[running.worker])  # where its outcome was lost on the way it is still there
         self._start(running.worker)
         if running.tries == 1:
-            self._waiting.insert(0, (running.job, 2))
+            self._waiting[:0] = [((job,), 2) for job in running.jobs]
             return []
-        return [Outcome(running.job.key, "failed", f"{reason}, and so did the one that tried again")]
+        return [Outcome(job.key, "failed", f"{reason}, and so did the one that tried again") for job in running.jobs]
 
     def _start(self, worker: int) -> None:
         wanted = len(self._workers) * (1 + self._helpers)
@@ -332,11 +348,12 @@ class RayPool(Pool):
         self._start(worker)
         if self._idle or self._running or not self._waiting:
             return []
-        return [Outcome(self._waiting.pop(0)[0].key, "failed", reason)]
+        return [Outcome(job.key, "failed", reason) for job in self._waiting.pop(0)[0]]
 
     def _dispatch(self) -> None:
         while self._idle and self._waiting:
-            worker, (job, tries) = self._idle.pop(), self._waiting.pop(0)
-            parts = [self._store.reference(part) for part in _parts(job)]
-            reference = self._workers[worker].run.remote(_with_parts(job, EMPTY), *parts)
-            self._running[reference] = _Running(job, worker, tries, time.monotonic() + self._timeout)
+            worker, (jobs, tries) = self._idle.pop(), self._waiting.pop(0)
+            parts = [self._store.reference(part) for job in jobs for part in _parts(job)]
+            reference = self._workers[worker].run.remote([_with_parts(job, EMPTY) for job in jobs], *parts)
+            deadline = time.monotonic() + self._timeout * len(jobs)
+            self._running[reference] = _Running(jobs, worker, tries, deadline)

@@ -5,6 +5,7 @@ attack, memory holds no more than is in flight, and a run that was killed goes o
 """
 
 import copy
+import math
 import threading
 from dataclasses import replace
 from functools import lru_cache
@@ -31,7 +32,9 @@ class Interrogation:
         self._ledger, self._pool = ledger, pool
         grants = {name: Grants(**granted) for name, (_, granted) in ledger.attacks().items()}
         self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
-        self._in_flight: set[tuple[Victim, str]] = set()
+        self._in_flight: dict[tuple[Victim, str], Victim] = {}  # and the first of the victims that it is together with
+        self._waiting = 0  # attacks that wait for the rest of their round
+        self._at_once: dict[tuple[int, int, str, int], int] = {}
         # attacks on an update, and updates of a round, come one after the other, and are about the same objects
         kept = 2 + max((granted.earlier for granted in grants.values()), default=0)
         self._model = lru_cache(maxsize=kept)(self._model_as_sent)
@@ -41,7 +44,7 @@ class Interrogation:
         """Works until `no_more` is set (training is over) and every recorded update has a result of every attack."""
         while True:
             last = no_more.is_set()
-            self._fill()
+            self._fill(last)
             if not self._in_flight:
                 if last:
                     return
@@ -50,15 +53,46 @@ class Interrogation:
             for outcome in self._pool.collect(timeout=0.2):
                 self._keep(outcome)
 
-    def _fill(self) -> None:
-        room = self._pool.capacity - len(self._in_flight)
+    def _fill(self, last: bool) -> None:
+        """Hands over what there is room for. `last`: no more updates will come."""
+        room = self._pool.capacity - len({(first, name) for (_, name), first in self._in_flight.items()})
         if room <= 0:
             return
-        for key in self._ledger.pending(self._pool.capacity):
-            if key not in self._in_flight and room > 0:
-                self._pool.submit(self._job(*key))
-                self._in_flight.add(key)
+        passed_over = len(self._in_flight) + self._waiting
+        self._waiting = 0
+        for victim, name in self._ledger.pending(self._pool.capacity + passed_over):
+            if room == 0 or (victim, name) in self._in_flight:
+                continue
+            victims = self._together(victim, name, last)
+            if victims:
+                self._pool.submit(*[self._job(one, name) for one in victims])
+                self._in_flight |= {(one, name): victims[0] for one in victims}
                 room -= 1
+            else:
+                self._waiting += 1
+
+    def _together(self, victim: Victim, name: str, last: bool) -> list[Victim]:
+        """The victims of the round to attack at once, this one among them; none where there may be more of them soon.
+
+        The same for all of these, and every worker has some, so that a study repeated with as many workers gives the same bits.
+        """
+        most = self._victims_at_once(victim, name)
+        if most == 1:
+            return [victim]
+        if not last and not self._ledger.is_over(victim.cell, victim.round):
+            return []
+        named, seed = self._attacks[name][0], self._ledger.plan.cells[victim.cell].seed
+        alike = [one for one in self._ledger.alike(victim) if named.undergone_by(seed, one.round, one.client)]
+        size = min(most, math.ceil(len(alike) / self._pool.workers))
+        first = alike.index(victim) // size * size
+        return alike[first : first + size]
+
+    def _victims_at_once(self, victim: Victim, name: str) -> int:
+        key = (victim.cell, victim.round, name, self._ledger.examples(victim))
+        if key not in self._at_once:
+            job = self._job(victim, name)
+            self._at_once[key] = job.attack.at_once(job.observation)
+        return self._at_once[key]
 
     def _job(self, victim: Victim, name: str) -> Job:
         named, grants = self._attacks[name]
@@ -110,7 +144,7 @@ class Interrogation:
             reason, loss = found.verdict, found.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, found)
-        self._in_flight.discard(key)
+        del self._in_flight[key]
 
 
 def truth(cell: Cell, victim: Victim) -> Batch:

@@ -114,7 +114,8 @@ class Resources(Table):
     `when`: attacks run "live", while training goes on, or "after" it. `workers`: attack workers; `threads`: of each.
     `helpers`: further workers, of each of these, for the attacks whose work can be split (`spear`, `spear-plus`): in Ray.
     `worker_gpus`, `client_gpus`: fractions of a GPU of each worker and client. `client_cpus`: of each client.
-    `queue`: attacks in flight at most. `timeout`: seconds after which one attack is given up.
+    `queue`: attacks in flight at most; those on several victims of one round at once count as one. `timeout`: seconds after
+    which one attack is given up.
     """
 
     engine: Literal["ray", "ray-attacks", "inline"] = "ray"

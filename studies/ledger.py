@@ -259,6 +259,19 @@ class Ledger:
         )  # fmt: skip
         return [replace(victim, round=round) for (round,) in reversed(found)]
 
+    def alike(self, victim: Victim) -> list[Victim]:
+        """The recorded updates of the same round and of as many examples, this one among them, in order."""
+        found = self._rows(
+            "SELECT client FROM observations WHERE (cell, round, examples) = "
+            "(SELECT cell, round, examples FROM observations WHERE (cell, round, client) = (?, ?, ?)) ORDER BY client",
+            *_key(victim),
+        )
+        return [replace(victim, client=client) for (client,) in found]
+
+    def is_over(self, cell: int, round: int) -> bool:
+        """Whether the round is: then no more of its updates will come."""
+        return bool(self._rows("SELECT 1 FROM rounds WHERE (cell, round) = (?, ?)", cell, round))
+
     # what the attacks find
 
     def expected(self) -> int:

@@ -87,10 +87,10 @@ def descend(
     """Moves every restart downhill and returns one run for each, in the order of the starts, which it leaves alone.
 
     `starts`: variables by name, the first axis being the restarts. `rate`: the step of that iteration, `scales` what it is
-    multiplied by for a variable. `signed`: Adam sees the `sign` of the slope only, in all restarts or in those that are
-    marked. What is `bounded` is put back into [0, 1] after every step, and goes back to the middle by the share `decay` of
-    the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called with every iteration and the variables
-    before they are looked at, and may change them.
+    multiplied by for a variable: one of nought is given back as it is at the end. `signed`: Adam sees the `sign` of the slope
+    only, in all restarts or in those that are marked. What is `bounded` is put back into [0, 1] after every step, and goes
+    back to the middle by the share `decay` of the step's length first (AdamW, Loshchilov and Hutter 2019). `before` is called
+    with every iteration and the variables before they are looked at, and may change them.
 
     A restart whose loss is not finite stays where it is; the descent ends when all do, or when no mean loss has fallen by a
     thousandth in two fifths of the iterations: less, and a rate that still falls would have had its turn.
@@ -100,7 +100,7 @@ def descend(
     moved = [name for name in now if scales.get(name) != 0]
     first = {name: torch.zeros_like(now[name]) for name in moved}
     second = {name: torch.zeros_like(now[name]) for name in moved}
-    best = {name: tensor.clone() for name, tensor in now.items()}
+    best = now | {name: now[name].clone() for name in moved}
     restarts = len(next(iter(now.values())))
     marks = torch.tensor([signed] * restarts if isinstance(signed, bool) else list(signed))
     signs = {name: marks.to(now[name].device).view(-1, *[1] * (now[name].ndim - 1)) for name in moved}
@@ -112,11 +112,11 @@ def descend(
         sloped, losses = slope(now)
         fallen = [restart for restart, loss in enumerate(losses.tolist()) if courses[restart].falls(loss)]
         stopped = [course.lost for course in courses]
-        for name, tensor in now.items():
+        for name in moved:
             if len(fallen) == restarts:
-                best[name].copy_(tensor)
+                best[name].copy_(now[name])
             elif fallen:
-                best[name][fallen] = tensor[fallen]
+                best[name][fallen] = now[name][fallen]
         look = iteration % max(1, patience // LOOKS) == 0
         if iteration == iterations or all(stopped) or (look and all(course.still(patience) for course in courses)):
             break

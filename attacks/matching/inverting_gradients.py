@@ -1,6 +1,9 @@
 """Inverting Gradients (Geiping et al., NeurIPS 2020, arXiv 2003.14053)."""
 
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -14,13 +17,14 @@ from attacks.matching.distances import DISTANCES
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
-from attacks.matching.slopes import LARGE, Loss, Slope, slope_of
-from attacks.matching.victim import victim_of, work
+from attacks.matching.slopes import CACHED, FILLED, LARGE, Loss, Slope, slope_of
+from attacks.matching.victim import Victim, victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
 STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
 EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
+WANTED, WEIGHT = "wanted ", "weight"  # what is each victim's own is called so among variables of several
 PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
 
 
@@ -83,12 +87,55 @@ class InvertingGradients(Attack):
         if self.weight_decay and self.box == "sigmoid":
             raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
 
+    def at_once(self, observation: Observation) -> int:
+        """As many as fill a step of small networks with arithmetic; one where a victim has a matching loss of its own kind."""
+        if observation.granted.defense is not None or (self.continued and observation.earlier):
+            return 1
+        shared = observation.update.parameters
+        victim = victim_of(observation, next(iter(shared.values())).dtype)
+        multiplications = work(victim, observation.image_shape) * observation.examples * _simulated_steps(observation)
+        entries = sum(tensor.numel() for tensor in shared.values()) + observation.examples * math.prod(observation.image_shape)
+        lanes = min(FILLED // multiplications, CACHED // entries)
+        return max(1, lanes // (2 if self.signed == "auto" and self.restarts == 1 else self.restarts))
+
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        return self.reconstruct_all([observation], [rng])[0]
+
+    def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
+        """See `Attack`: restarts of all victims are computed together."""
+        every = [self._sought(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
+        first = every[0]
+        variables, loss = _together(every, self.restarts)
+        large = work(first.victim, first.observation.image_shape) * _simulated_steps(first.observation) >= LARGE
+        both = self.signed == "auto" and not large
+        if both and self.restarts == 1:
+            variables = {name: tensor.repeat_interleave(2, 0) for name, tensor in variables.items()}
+        slope = slope_of(loss, first.victim, variables, self.iterations, large)
+        signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
+        lanes = len(variables["images"]) // len(every)
+        kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
+        runs = self._descend(slope, variables, kinds * len(every), self.iterations)
+        return [
+            self._found(one.observation, best_of(runs[victim * lanes : (victim + 1) * lanes]))
+            for victim, one in enumerate(every)
+        ]
+
+    def _found(self, observation: Observation, best: Run) -> Reconstruction:
+        return Reconstruction(
+            images=self._pictures(best.variables).float().cpu(),
+            labels=_rows(best.variables).float().cpu(),
+            loss=best.loss,
+            history=best.history,
+            verdict=_said(observation),
+        )
+
+    def _sought(self, observation: Observation, rng: torch.Generator) -> "_Sought":
+        """What is sought of a victim, and where from."""
         observation = assuming(self, observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
-        simulated = 1 < observation.steps <= MOST_STEPS
+        simulated = _simulated_steps(observation) > 1
         variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
             variables["images"] = variables["images"].logit(EDGE)
@@ -104,27 +151,11 @@ class InvertingGradients(Attack):
             observation, victim, found, DISTANCES[self.distance], self._pictures(variables), variables.get("labels"), rng
         )
         variables |= known.inside
-        loss = self._loss(known, wanted, variables, observation.steps)
+        weight = self._smoothness(known, wanted, variables, observation.steps)
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
-        large = work(victim, observation.image_shape) * (observation.steps if simulated else 1) >= LARGE
-        both = self.signed == "auto" and not large
-        if both and self.restarts == 1:
-            variables = {name: tensor.repeat(2, *[1] * (tensor.ndim - 1)) for name, tensor in variables.items()}
-        slope = slope_of(loss, victim, variables, self.iterations, large)
-        signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
-        lanes = len(variables["images"])
-        kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
-        runs = self._descend(slope, variables, kinds, self.iterations)
-        best = best_of(runs)
-        return Reconstruction(
-            images=self._pictures(best.variables).float().cpu(),
-            labels=_rows(best.variables).float().cpu(),
-            loss=best.loss,
-            history=best.history,
-            verdict=_said(observation, simulated),
-        )
+        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known))
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""
@@ -133,30 +164,29 @@ class InvertingGradients(Attack):
         assert found is not None
         return found
 
-    def _loss(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> Loss:
-        """Distance plus priors, of one restart's variables."""
-
-        def distance(one: Tensors) -> Tensor:
-            return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
-
+    def _smoothness(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> float:
+        """The weight of total variation."""
         crowd = crowding(variables["images"][0], wanted) if steps == 1 else 1.0
-        weight = max(variation_weight(self.total_variation, distance, variables, crowd), known.variation)
+        distance = partial(self._distance, known, wanted)
+        return max(variation_weight(self.total_variation, distance, variables, crowd), known.variation)
 
-        def loss(one: Tensors) -> Tensor:
-            images = self._pictures(one)
-            total = distance(one) + weight * total_variation(images)
-            if self.colour_variation:
-                total = total + self.colour_variation * colour_variation(images)
-            return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
+    def _distance(self, known: Insight, wanted: Tensors, one: Tensors) -> Tensor:
+        return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
 
-        return loss
+    def _loss(self, known: Insight, wanted: Tensors, weight: Tensor | float, one: Tensors) -> Tensor:
+        """Distance plus priors, of one restart's variables."""
+        images = self._pictures(one)
+        total = self._distance(known, wanted, one) + weight * total_variation(images)
+        if self.colour_variation:
+            total = total + self.colour_variation * colour_variation(images)
+        return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
 
     def _better(self, slope: Slope, variables: Tensors) -> bool:
         """Whether signed steps match better than plain ones, by the mean loss that short runs of both reach."""
         if self.iterations < PILOTS_FROM:
             return True
         short = self.iterations // PILOT
-        kinds = [[signed] * self.restarts for signed in (True, False)]
+        kinds = [[signed] * len(variables["images"]) for signed in (True, False)]
         pilots = [self._descend(slope, variables, kind, short) for kind in kinds]
         signed, plain = (sum(run.mean for run in runs) for runs in pilots)
         return signed < plain
@@ -164,7 +194,8 @@ class InvertingGradients(Attack):
     def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
         """All restarts, each with signed steps or without."""
         share = falling(self.decay, iterations, self.warm_up)
-        scales = {"labels": 0.0, "images": 1.0 if self.box == "projection" else STEEP}
+        scales = {name: 0.0 for name in variables if name in ("labels", WEIGHT) or name.startswith(WANTED)}
+        scales["images"] = 1.0 if self.box == "projection" else STEEP
         bounded = ("images",) if self.box == "projection" else ()
         sign = soft_sign if self.signed == "soft" else torch.sign
         return descend(
@@ -183,15 +214,52 @@ class InvertingGradients(Attack):
         return one["images"].sigmoid() if self.box == "sigmoid" else one["images"]
 
 
+@dataclass(frozen=True)
+class _Sought:
+    """What is sought of a victim: its restarts' variables, stacked, of least `loss`.
+
+    `wanted`: what the client shared. `weight`: of total variation. `loss`: of the two, and of one restart's variables.
+    """
+
+    observation: Observation
+    victim: Victim
+    variables: Tensors
+    wanted: Tensors
+    weight: float
+    loss: Callable[[Tensors, Tensor | float, Tensors], Tensor]
+
+
+def _together(every: Sequence[_Sought], restarts: int) -> tuple[Tensors, Loss]:
+    """The variables of all victims' restarts, stacked, and the loss of one restart's: what is the victim's goes among them."""
+    first = every[0]
+    if len(every) == 1:
+        return first.variables, partial(first.loss, first.wanted, first.weight)
+    variables = {name: torch.cat([one.variables[name] for one in every]) for name in first.variables}
+    for name in first.wanted:
+        variables[WANTED + name] = torch.stack([one.wanted[name] for one in every]).repeat_interleave(restarts, 0)
+    weights = variables["images"].new_tensor([one.weight for one in every])
+    variables[WEIGHT] = weights.repeat_interleave(restarts)
+
+    def loss(one: Tensors) -> Tensor:
+        return first.loss({name: one[WANTED + name].detach() for name in first.wanted}, one[WEIGHT].detach(), one)
+
+    return variables, loss
+
+
+def _simulated_steps(observation: Observation) -> int:
+    """How many local steps are simulated: one where one gradient stands for all of them."""
+    return observation.steps if observation.steps <= MOST_STEPS else 1
+
+
 def _rows(one: Tensors) -> Tensor:
     """The label rows that go with the pictures: fixed, or those of scores that are sought with them."""
     return one["labels"].detach() if "labels" in one else one["scores"].softmax(-1)
 
 
-def _said(observation: Observation, simulated: bool) -> str:
+def _said(observation: Observation) -> str:
     if observation.steps == 1:
         return ""
-    if not simulated:
+    if _simulated_steps(observation) == 1:
         return f"matched by the average gradient of {observation.steps} local steps"
     whole = observation.training.batch_size >= observation.examples
     return "" if whole else "the order in which the client took its examples is assumed: it is not told"

@@ -21,6 +21,8 @@ Loss: TypeAlias = Callable[[Tensors], Tensor]
 Slope: TypeAlias = Callable[[Tensors], tuple[Tensors, Tensor]]
 
 LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, not calls, is what a step costs
+FILLED = 10_000_000  # such multiplications of all stacked victims from which one more costs as much as alone
+CACHED = 500_000  # entries of their gradients and pictures that a cache holds
 TRACED_FROM = 20  # iterations that repay what tracing costs
 CHECKED = 50  # calls after which bfloat16 convolutions are held against exact ones again
 AGREEING = 0.8  # cosine of their slopes from which they go on: it is 0.88 to 0.97 along descents that come as far in equal time

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from attacks import Attack, Granted, NotApplicable, Null, Observation, Reconstruction
 from attacks.helpers import helpers
 from attacks.matching import InvertingGradients
-from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, run_on, start_ray, stop_ray
+from attacks.workers import InlinePool, Job, Outcome, Pool, RayPool, run_job, run_jobs, run_on, start_ray, stop_ray
 from learning.catalogue import settings
 from learning.models import MLP
 from learning.tensors import Batch, Update
@@ -52,6 +53,19 @@ class Raises(Attack):
 class Declines(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         raise NotApplicable("there is no such layer")
+
+
+@settings
+class Counts(Attack):
+    """Says how many victims it was given at once, and refuses where one of them is client 9."""
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        return self.reconstruct_all([observation], [rng])[0]
+
+    def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
+        if any(one.client == 9 for one in observations):
+            raise NotApplicable("not client 9")
+        return [Reconstruction(loss=float(len(observations))) for _ in observations]
 
 
 @settings
@@ -140,7 +154,7 @@ def test_an_observation_moves_whole_and_its_original_stays():
 
 def test_an_attack_on_a_device_finds_the_same_and_brings_it_back():
     job = Job("a", InvertingGradients(iterations=3), observation(), 1)
-    here, there = run_job(job).reconstruction, run_on(torch.device("cpu"), job).reconstruction
+    here, there = run_job(job).reconstruction, run_on(torch.device("cpu"), [job])[0].reconstruction
     assert here is not None
     assert there is not None
     assert here.images is not None
@@ -160,6 +174,44 @@ def test_the_seed_decides_the_outcome():
     assert other.images is not None
     assert torch.equal(first.images, again.images)
     assert not torch.equal(first.images, other.images)
+
+
+def jobs_of(attack: Attack, *clients: int) -> list[Job]:
+    return [Job(client, attack, replace(observation(), client=client), client) for client in clients]
+
+
+def test_jobs_are_done_together_and_share_the_time():
+    outcomes = run_jobs(jobs_of(Counts(), 1, 2, 3))
+    assert [outcome.key for outcome in outcomes] == [1, 2, 3]
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert [outcome.reconstruction.loss for outcome in outcomes] == [3, 3, 3]
+    assert len({outcome.seconds for outcome in outcomes}) == 1
+    alone = run_jobs(jobs_of(Sleeps(seconds=0.1), 1))[0]
+    together = run_jobs(jobs_of(Sleeps(seconds=0.1), 1, 2, 3))
+    assert 0.1 <= together[0].seconds < 2 * alone.seconds
+
+
+def test_where_one_job_cannot_be_done_each_is_done_alone():
+    outcomes = run_jobs(jobs_of(Counts(), 1, 9, 3))
+    assert [outcome.status for outcome in outcomes] == ["ok", "not applicable", "ok"]
+    assert outcomes[0].reconstruction.loss == 1
+    assert outcomes[1].reason == "not client 9"
+
+
+def test_each_of_several_jobs_has_its_own_seed():
+    together = run_jobs(jobs_of(Null(), 1, 2))
+    for job, outcome in zip(jobs_of(Null(), 1, 2), together, strict=True):
+        alone = run_job(job).reconstruction
+        assert torch.equal(outcome.reconstruction.images, alone.images)
+    assert not torch.equal(together[0].reconstruction.images, together[1].reconstruction.images)
+
+
+def test_the_inline_pool_does_jobs_together():
+    pool = InlinePool()
+    pool.submit(*jobs_of(Counts(), 1, 2))
+    pool.submit(*jobs_of(Counts(), 3))
+    assert [outcome.reconstruction.loss for outcome in pool.collect(0.0)] == [2, 2]
+    assert [outcome.reconstruction.loss for outcome in pool.collect(0.0)] == [1]
 
 
 def test_the_inline_pool_does_every_job():
@@ -202,6 +254,22 @@ class TestRayPool:
         assert "died" in outcomes["dies twice"].reason
         assert outcomes["raises"].reason == "ZeroDivisionError: by nought"
         assert outcomes["declines"].status == "not applicable"
+
+    def test_jobs_that_are_done_together_come_back_and_are_tried_alone_where_their_worker_dies(self, tmp_path):
+        (tmp_path / "1").touch()
+        pool = RayPool(workers=1, threads=1, gpus=0.0, queue=4, timeout=60.0)
+        pool.submit(*jobs_of(Counts(), 1, 2, 3))
+        pool.submit(*[replace(job, key=10 + job.key) for job in jobs_of(Dies(folder=str(tmp_path)), 1, 2)])
+        pool.submit(*[replace(job, key=20 + job.key) for job in jobs_of(Holds(), 1, 2)])
+        outcomes = {}
+        deadline = time.monotonic() + 120
+        while len(outcomes) < 7:
+            assert time.monotonic() < deadline, f"only {sorted(outcomes)} came back"
+            outcomes |= {outcome.key: outcome for outcome in pool.collect(timeout=0.5)}
+        pool.close()
+        assert [outcomes[key].reconstruction.loss for key in (1, 2, 3)] == [3, 3, 3]
+        assert [outcomes[key].status for key in (11, 12, 21, 22)] == ["ok", "ok", "failed", "failed"]
+        assert not list(tmp_path.iterdir())
 
     def test_a_job_that_never_ends_is_given_up_and_its_worker_replaced(self):
         pool = RayPool(workers=1, threads=1, gpus=0.0, queue=1, timeout=20.0)

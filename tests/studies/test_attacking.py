@@ -1,13 +1,16 @@
 """What is known of an update when its attacks are over: the examples behind it, and what the model was given of them."""
 
+import threading
+import time
+
 import pytest
 import torch
 
-from attacks.workers import InlinePool
+from attacks.workers import InlinePool, Job
 from learning.tensors import Batch, generator
 from learning.training import local_update
 from studies.attacking import Interrogation, given, truth
-from studies.config import Grants
+from studies.config import Grants, named_attack
 from studies.ledger import Victim
 from tests.federations import changed, run
 
@@ -69,6 +72,55 @@ def test_earlier_rounds_of_the_same_examples_come_with_an_update_where_they_are_
             again = local_update(one.model, batch, ledger.plan.study.training, generator("any"))
             for name, tensor in one.update.parameters.items():
                 torch.testing.assert_close(again.parameters[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+class Remembers(InlinePool):
+    """Two workers' pool that remembers what was handed over together."""
+
+    capacity, workers = 2, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handed: list[tuple[str, list[int]]] = []
+
+    def submit(self, *jobs: Job) -> None:
+        self.handed.append((jobs[0].key[1], [job.key[0].client for job in jobs]))
+        super().submit(*jobs)
+
+
+def test_victims_of_one_round_are_attacked_at_once_when_the_round_is_over(tmp_path):
+    """Shared among the workers, whatever has a result already: the same again, and so the same bits."""
+    matching = {"name": "inverting-gradients", "iterations": 2}
+    raw = changed(attacks=["null", matching], defenses=["none"], federation={"clients_per_round": 5, "rounds": 1})
+    ledger = run(tmp_path / "run", raw)
+    assert {result.status for result in ledger.results()} == {"ok"}
+    of_each = sorted(("null", [client]) for client in range(5))
+    in_thirds = [("again", [0, 1, 2]), ("again", [3, 4])]
+    ledger.add_attacks([named_attack(matching | {"as": "again"})], Grants())
+    for left in (range(5), [1], [1, 4]):
+        pool = Remembers()
+        for client in left:
+            ledger._write("DELETE FROM results WHERE attack = 'again' AND client = ?", client)
+        Interrogation(ledger, pool).run(over())
+        assert pool.handed == [group for group in in_thirds if set(group[1]) & set(left)]
+    assert not ledger.pending(1)
+    ledger._write("DELETE FROM rounds")
+    ledger._write("DELETE FROM results")
+    unfinished, pool = threading.Event(), Remembers()
+    attacking = threading.Thread(target=Interrogation(ledger, pool).run, args=[unfinished])
+    attacking.start()
+    time.sleep(1)
+    assert sorted(pool.handed) == of_each, "more updates of the round may come; what is done one by one does not wait"
+    unfinished.set()
+    attacking.join()
+    groups = [("inverting-gradients", [0, 1, 2]), ("again", [0, 1, 2]), ("inverting-gradients", [3, 4]), ("again", [3, 4])]
+    assert pool.handed[5:] == groups
+
+
+def over() -> threading.Event:
+    event = threading.Event()
+    event.set()
+    return event
 
 
 def test_certificates_are_held_against_what_the_model_was_given(flipped):
