@@ -17,7 +17,6 @@ from learning.tensors import parameters_of
 from studies.config import Cell, NamedAttack, Plan, Study
 from studies.forecasting import forecasts_of
 from studies.preparation import initial_model
-from studies.wording import plural
 
 MOST_ROWS = 40
 
@@ -89,12 +88,8 @@ def _forecasts(plan: Plan) -> list[str]:
 
 
 def _granted(study: Study) -> list[str]:
-    labels = ["the true labels"] if study.granted.labels else []
     told = [named.name for named in study.attacks if named.knows_defense]
-    public = [f"{study.granted.public} public pictures"] if study.granted.public else []
-    before = study.granted.earlier
-    earlier = [f"{plural(before, 'earlier round')} of the same examples"] if before else []
-    return labels + public + earlier + ([f"the client's defense, to {', '.join(told)}"] if told else [])
+    return study.granted.in_words() + ([f"the client's defense, to {', '.join(told)}"] if told else [])
 
 
 def _range(numbers: list[int]) -> str:

@@ -30,7 +30,7 @@ class Interrogation:
 
     def __init__(self, ledger: Ledger, pool: Pool):
         self._ledger, self._pool = ledger, pool
-        grants = {name: Grants(**granted) for name, (_, granted) in ledger.attacks().items()}
+        grants = {name: granted for name, (_, granted) in ledger.attacks().items()}
         self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
         self._in_flight: dict[tuple[Victim, str], Victim] = {}  # and the first of the victims that it is together with
         self._waiting = 0  # attacks that wait for the rest of their round

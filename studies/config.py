@@ -37,6 +37,7 @@ from learning.models import MODELS, Architecture
 from learning.partitions import IID, PARTITIONS, Partition
 from learning.tensors import Batch, derived_seed, generator
 from learning.training import Training
+from studies.wording import plural
 
 
 def _name(value: str) -> str:
@@ -103,6 +104,13 @@ class Grants(Table):
     labels: bool = False
     public: Index = 0
     earlier: Index = 0
+
+    def in_words(self) -> list[str]:
+        """What is given, one phrase each."""
+        labels = ["the true labels"] if self.labels else []
+        public = [f"{plural(self.public, 'public picture')} with labels"] if self.public else []
+        earlier = [f"{plural(self.earlier, 'earlier round')} of the same examples"] if self.earlier else []
+        return labels + public + earlier
 
 
 class Resources(Table):

@@ -14,11 +14,11 @@ from attacks.exact.forecast import Forecast
 from attacks.labels.given import GivenLabels
 from learning.catalogue import name_of
 from studies.ceilings import identification_ceiling, noise_ratio
-from studies.config import Cell, named_attack
+from studies.config import Cell, Grants, named_attack
 from studies.ledger import Ledger, Result
 from studies.scores import DRAWN_TO, Estimate, estimate, one_number
 from studies.summary import Row, alike, curves, rows
-from studies.wording import about_of, plural, settings_of
+from studies.wording import about_of, settings_of
 
 FLUKE = 1e-3  # probability of as much being identified by chance, below which it is held to be above the ceiling
 
@@ -30,7 +30,7 @@ class AttackInfo:
     name: str
     attack: Attack
     table: Any
-    grants: dict[str, Any]
+    grants: Grants
     knows_defense: bool
 
     @property
@@ -48,13 +48,8 @@ class AttackInfo:
     @property
     def granted(self) -> str:
         """What the study gives this attack beyond the protocol, in words."""
-        public = self.grants.get("public", 0)
-        given = ["the true labels"] if self.grants.get("labels") else []
-        given += [f"{plural(public, 'public picture')} with labels"] if public else []
-        earlier = self.grants.get("earlier", 0)
-        given += [f"{plural(earlier, 'earlier round')} of the same examples"] if earlier else []
-        given += ["the client's defense"] if self.knows_defense else []
-        return " and ".join(given) or "nothing"
+        defense = ["the client's defense"] if self.knows_defense else []
+        return " and ".join(self.grants.in_words() + defense) or "nothing"
 
     @property
     def settings(self) -> list[tuple[str, str]]:

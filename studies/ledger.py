@@ -175,11 +175,11 @@ class Ledger:
                 )
             self._write("INSERT OR IGNORE INTO attacks VALUES (?, ?, ?)", *row)
 
-    def attacks(self) -> dict[str, tuple[Any, dict[str, Any]]]:
+    def attacks(self) -> dict[str, tuple[Any, Grants]]:
         """Every attack's table and grants, by name, in the order in which they were added."""
         rows = self._rows("SELECT name, settings, granted FROM attacks ORDER BY rowid")
         with self._legible():
-            return {name: (json.loads(settings), json.loads(granted)) for name, settings, granted in rows}
+            return {name: (json.loads(settings), Grants(**json.loads(granted))) for name, settings, granted in rows}
 
     def record_forecast(self, cell: int, attack: str, forecast: Forecast) -> None:
         """Keeps what is to be expected of an attack on a cell's updates, before there are any."""

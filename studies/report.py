@@ -24,7 +24,7 @@ from learning.data import DATA, pictures_of
 from learning.models import MODELS, has_batch_norm
 from learning.partitions import PARTITIONS
 from studies.attacking import truth
-from studies.config import Cell, Plan
+from studies.config import Cell, Grants, Plan
 from studies.evidence import Evidence, Picked, Point
 from studies.exactness import exact_tables
 from studies.ledger import Ledger, Result, Victim
@@ -406,10 +406,10 @@ def _toml(value: Any) -> str:
     return str(value)
 
 
-def _campaign(table: Any, grants: Mapping[str, Any]) -> str:
+def _campaign(table: Any, grants: Grants) -> str:
     keys = {"name": table} if isinstance(table, str) else {"name": table["name"], **table}
     lines = ["[[attacks]]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]
-    lines += ["[granted]", *(f"{key} = {_toml(value)}" for key, value in grants.items())] if grants else []
+    lines += ["[granted]", *(f"{key} = {_toml(value)}" for key, value in grants.model_dump().items())]
     return "\n".join(lines)
 
 
