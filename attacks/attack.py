@@ -194,7 +194,10 @@ class Attack(ABC):
         return 1
 
     def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
-        """What `reconstruct` restores from each, with its own generator: the same but for rounding."""
+        """What `reconstruct` restores from each, with its own generator: the same but for rounding.
+
+        The observations are of one round and of as many examples each.
+        """
         return [self.reconstruct(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
 
 

@@ -102,7 +102,9 @@ class InvertingGradients(Attack):
         return self.reconstruct_all([observation], [rng])[0]
 
     def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
-        """See `Attack`: restarts of all victims are computed together."""
+        """See `Attack`: restarts of all victims are computed together, where `at_once` says that several can be."""
+        if len(observations) > 1 and 1 in map(self.at_once, observations):
+            return super().reconstruct_all(observations, rngs)
         every = [self._sought(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
         first = every[0]
         variables, loss = _together(every, self.restarts)
