@@ -485,8 +485,8 @@ def test_matching_refuses_where_its_labels_do(attack):
 
 
 def running_means(losses: Sequence[float]) -> list[float]:
-    """The mean of the losses up to each, in which every one counts a twentieth less than the next."""
-    weights = [0.95**age for age in range(len(losses))]
+    """The mean of the losses up to each, in which every one counts a fifth less than the next."""
+    weights = [0.8**age for age in range(len(losses))]
     return [float(np.average(losses[last::-1], weights=weights[: last + 1])) for last in range(len(losses))]
 
 
