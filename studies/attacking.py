@@ -20,7 +20,7 @@ from learning.catalogue import name_of
 from learning.data import pictures_of, public_examples
 from learning.tensors import Batch, Update, derived_seed, load_state
 from learning.training import Training, plain_step, set_mode
-from studies.config import Cell, Grants
+from studies.config import Cell, Grants, named_attack
 from studies.ledger import Ledger, Result, Victim
 from studies.scores import GALLERY, score
 
@@ -30,13 +30,12 @@ class Interrogation:
 
     def __init__(self, ledger: Ledger, pool: Pool):
         self._ledger, self._pool = ledger, pool
-        grants = {name: granted for name, (_, granted) in ledger.attacks().items()}
-        self._attacks = {name: (named, grants[name]) for name, named in ledger.named_attacks().items()}
+        self._attacks = {name: (named_attack(table), granted) for name, (table, granted) in ledger.attacks().items()}
         self._in_flight: dict[tuple[Victim, str], Victim] = {}  # and the first of the victims that it is together with
         self._waiting = 0  # attacks that wait for the rest of their round
         self._at_once: dict[tuple[int, int, str, int], int] = {}
         # attacks on an update, and updates of a round, come one after the other, and are about the same objects
-        kept = 2 + max((granted.earlier for granted in grants.values()), default=0)
+        kept = 2 + max((granted.earlier for _, granted in self._attacks.values()), default=0)
         self._model = lru_cache(maxsize=kept)(self._model_as_sent)
         self._update = lru_cache(maxsize=kept)(ledger.update)
 

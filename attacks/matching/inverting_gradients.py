@@ -88,8 +88,8 @@ class InvertingGradients(Attack):
             raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
 
     def at_once(self, observation: Observation) -> int:
-        """As many as fill a step of small networks with arithmetic; one where a victim has a matching loss of its own kind."""
-        if observation.granted.defense is not None or (self.continued and observation.earlier):
+        """As many as fill a step of small networks with arithmetic; one where they cannot be computed together."""
+        if self._alone(observation):
             return 1
         shared = observation.update.parameters
         victim = victim_of(observation, next(iter(shared.values())).dtype)
@@ -98,12 +98,16 @@ class InvertingGradients(Attack):
         lanes = min(FILLED // multiplications, CACHED // entries)
         return max(1, lanes // (2 if self.signed == "auto" and self.restarts == 1 else self.restarts))
 
+    def _alone(self, observation: Observation) -> bool:
+        """Whether a victim has a matching loss of its own kind, or is matched in two rounds, one after the other."""
+        return observation.granted.defense is not None or (self.continued and bool(observation.earlier))
+
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         return self.reconstruct_all([observation], [rng])[0]
 
     def reconstruct_all(self, observations: Sequence[Observation], rngs: Sequence[torch.Generator]) -> list[Reconstruction]:
-        """See `Attack`: restarts of all victims are computed together, where `at_once` says that several can be."""
-        if len(observations) > 1 and 1 in map(self.at_once, observations):
+        """See `Attack`: restarts of all victims are computed together, where they can be."""
+        if len(observations) > 1 and any(map(self._alone, observations)):
             return super().reconstruct_all(observations, rngs)
         every = [self._sought(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
         first = every[0]

@@ -95,14 +95,14 @@ def test_victims_of_one_round_are_attacked_at_once_when_the_round_is_over(tmp_pa
     ledger = run(tmp_path / "run", raw)
     assert {result.status for result in ledger.results()} == {"ok"}
     of_each = sorted(("null", [client]) for client in range(5))
-    in_thirds = [("again", [0, 1, 2]), ("again", [3, 4])]
+    in_two = [("again", [0, 1, 2]), ("again", [3, 4])]
     ledger.add_attacks([named_attack(matching | {"as": "again"})], Grants())
     for left in (range(5), [1], [1, 4]):
         pool = Remembers()
         for client in left:
             ledger._write("DELETE FROM results WHERE attack = 'again' AND client = ?", client)
         Interrogation(ledger, pool).run(over())
-        assert pool.handed == [group for group in in_thirds if set(group[1]) & set(left)]
+        assert pool.handed == [group for group in in_two if set(group[1]) & set(left)]
     assert not ledger.pending(1)
     ledger._write("DELETE FROM rounds")
     ledger._write("DELETE FROM results")
