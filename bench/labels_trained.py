@@ -67,7 +67,7 @@ def main() -> None:
             for iteration, known, held, model in trained_states(architecture, pictures, iterations, seed, rate):
                 for epochs in settings.epochs:
                     delta = Training(
-                        shared="delta", batch_size=size // 3, epochs=max(epochs, 1), learning_rate=settings.local_rate
+                        shared="delta", batch_size=math.ceil(size / 3), epochs=max(epochs, 1), learning_rate=settings.local_rate
                     )
                     training = delta if epochs else Training()
                     recall = dict.fromkeys((*METHODS, "even"), 0.0)
