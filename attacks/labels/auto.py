@@ -27,10 +27,11 @@ class AutoLabels(Attack):
 
     1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
     2. without a bias gradient, `geng` in its form for weights;
-    3. if the model still answers every picture alike, `rank-one`; where its counts are not nearly whole numbers, the batch is
+    3. of several steps, with public pictures granted, `rlu`, which plays them;
+    4. if the model still answers every picture alike, `rank-one`; where its counts are not nearly whole numbers, the batch is
        taken apart (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
-    4. if public pictures are granted, `rlu`; else `geng`;
-    5. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
+    5. if public pictures are granted, `rlu`; else `geng`;
+    6. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
        rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
@@ -69,6 +70,8 @@ class AutoLabels(Attack):
         layer, public = last_layer(observation), observation.granted.public
         if layer.bias is None or layer.bias_gradient is None:
             return GengLabels(form="weights")
+        if observation.steps > 1 and public is not None:
+            return RLU()
         pictures = dummy_pictures(observation, self.dummies, self.spread, rng) if public is None else public
         reference = answers(observation, pictures, rng)[1].mean(0)
         gradient = layer.bias_gradient.nan_to_num(0.0)

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -35,7 +36,10 @@ class RLU(Attack):
 
     After several local steps the m_c are means along the straight way from the model sent to the model reached (`points`
     models). Then the client's whole round is played `runs` times with public pictures of the estimated counts, what the
-    played bias update has more or less than the true one corrects the counts, and so on, `rounds` times.
+    played bias update has more or less than the true one corrects the counts, and so on, `rounds` times. From the second on
+    the m_c are corrected, too, by what the changes of the counts did to the played updates: after ten epochs that is a
+    fraction of what the straight way says, and corrections by that alone creep. The counts whose played update comes nearest
+    are returned: on trained models the corrections wander, and the last is seldom the best.
 
     Beside the counts of one step stands an interval around the plain least-squares estimate, which no prior draws anywhere:
     its deviation follows from the covariances within the classes and the finite number of public pictures, and how many
@@ -69,18 +73,24 @@ class RLU(Attack):
         wanted = total * layer.bias_gradient.cpu().nan_to_num(0.0)
         moments, features, errors = self._moments(observation, public, labels, rng)
         estimate = _Estimate.of(moments, wanted, total)
-        gradients = _resampled_sizes(features, errors, labels, estimate.counts, rng)
-        for _ in range(self.rounds if observation.steps > 1 else 0):
-            counts = whole_counts(estimate.counts, total)
-            plays = [_play(observation, public, labels, counts, rng) for _ in range(self.runs)]
-            sums, gradients = torch.stack([total * bias for bias, _ in plays]), torch.tensor([size for _, size in plays])
-            shifted = wanted - sums.mean(0) + moments.means @ counts.double()
-            estimate = _Estimate.of(moments, shifted, total, sums)
         one_step = observation.steps == 1
-        interval = estimate.interval(total, _quantile(errors, labels, estimate.counts, total, rng)) if one_step else None
-        fault = estimate.verdict() or _oddness(float(layer.weight_gradient.norm()), gradients)
+        if one_step:
+            counts = whole_counts(estimate.counts, total)
+            sizes = _resampled_sizes(features, errors, labels, estimate.counts, rng)
+            interval = estimate.interval(total, _quantile(errors, labels, estimate.counts, total, rng))
+        else:
+            rounds: list[_Round] = []
+            for _ in range(self.rounds):
+                tried = whole_counts(estimate.counts, total)
+                rounds.append(_Round.played(observation, public, labels, tried, self.runs, rng))
+                last, effects = rounds[-1], _effects(moments.means, rounds)
+                shifted = wanted - last.mean + effects @ tried.double()
+                estimate = _Estimate.of(replace(moments, means=effects), shifted, total, last.sums)
+            nearest = min(rounds, key=lambda played: float((played.mean - wanted).norm()))
+            counts, sizes, interval = nearest.counts, nearest.sizes, None
+        fault = estimate.verdict() or _oddness(float(layer.weight_gradient.norm()), sizes)
         return Reconstruction(
-            labels=rows_of(whole_counts(estimate.counts, total)),
+            labels=rows_of(counts),
             counts_interval=interval,
             identifiable=not fault,
             verdict=fault or ("" if one_step else NO_INTERVAL),
@@ -257,6 +267,48 @@ def _oddness(size: float, expected: Tensor) -> str:
         f"labels not identifiable here: the gradient is {kind} than public pictures give ({size:.2g} and not "
         f"{math.exp(float(logs.mean())):.2g}), so that their moments are not the client's"
     )
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A client's round, played several times with public pictures of some counts.
+
+    `sums`: the summed bias gradients, one row a play. `sizes`: of the weight gradients.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    sizes: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sums.mean(0).double()
+
+    @classmethod
+    def played(
+        cls, observation: Observation, public: Tensor, labels: Tensor, counts: Tensor, runs: int, rng: torch.Generator
+    ) -> "_Round":
+        plays = [_play(observation, public, labels, counts, rng) for _ in range(runs)]
+        sums = torch.stack([observation.examples * bias for bias, _ in plays])
+        return cls(counts, sums, torch.tensor([size for _, size in plays]))
+
+
+def _effects(means: Tensor, rounds: list[_Round]) -> Tensor:
+    """What one more example of each class adds to the summed bias gradient, one column a class.
+
+    The straight way's `means`, drawn to what the changes from one played round to the next say: the mean of matrices whose
+    entries are normal around `means`, with its entries' mean square for variance, given the changes and the plays' noise. One
+    play a round does not say how large that is, and changes nothing.
+    """
+    if len(rounds) < 2 or len(rounds[0].sums) < 2:
+        return means
+    pairs = list(pairwise(rounds))
+    moved = torch.stack([after.counts - before.counts for before, after in pairs]).double()
+    surplus = torch.stack([after.mean - before.mean for before, after in pairs]) - moved @ means.T
+    noise = 2 * torch.stack([one.sums.double().var(0).mean() / len(one.sums) for one in rounds]).mean()
+    ridge = noise / means.square().mean().clamp_min(1e-300)
+    system = moved @ moved.T + ridge.clamp_min(1e-9) * torch.eye(len(pairs))
+    return means + (moved.T @ torch.linalg.solve(system, surplus)).T
 
 
 def _play(

@@ -388,6 +388,9 @@ def test_auto_chooses_by_what_the_server_knows():
         for model, given in [(fresh, None), (fresh, granted), (decided, None), (decided, granted)]
     ]
     assert names == ["RankOneLabels", "RankOneLabels", "GengLabels", "RLU"]
+    several = Training(shared="delta", batch_size=4, epochs=2)
+    played = [observe(fresh, batch, several, given) for given in (None, granted)]
+    assert [type(AutoLabels().chosen(one, generator(0))) for one in played] == [RankOneLabels, RLU]
     unbiased = observe(MLP(bias=False).build(SHAPE, CLASSES, 0), batch)
     assert AutoLabels().chosen(unbiased, generator(0)) == GengLabels(form="weights")
 

@@ -5,7 +5,8 @@ import torch
 
 from attacks import Granted, NotApplicable
 from attacks.labels import RLU
-from attacks.labels.rlu import Moments
+from attacks.labels.last_layer import last_layer
+from attacks.labels.rlu import Moments, _effects, _Round
 from learning.models import MLP, LeNet
 from learning.tensors import Batch, generator
 from learning.training import Training
@@ -86,3 +87,43 @@ def test_what_it_needs():
     unbiased = observe(MLP(bias=False).build(SHAPE, CLASSES, 0), random_batch(2), granted=public(50))
     with pytest.raises(NotApplicable, match="no bias"):
         RLU().reconstruct(unbiased, generator(0))
+
+
+def played(counts: list[int], effects: torch.Tensor, noise: float, seed: int) -> _Round:
+    drawn = noise * torch.randn(4, len(counts), generator=generator("plays", seed))
+    tried = torch.tensor(counts)
+    return _Round(tried, (effects @ tried.double()).float() + drawn, torch.ones(4))
+
+
+def test_what_an_example_adds_is_learnt_from_the_changes_between_played_rounds():
+    means = torch.eye(3, dtype=torch.float64) - 1 / 3
+    rounds = [played(one, 0.2 * means, 1e-4, seed) for seed, one in enumerate([[8, 8, 8], [12, 6, 6], [10, 10, 4]])]
+    torch.testing.assert_close(_effects(means, rounds[:1]), means)
+    learnt = _effects(means, rounds)
+    for before, after in ((0, 1), (1, 2), (0, 2)):
+        change = (rounds[after].counts - rounds[before].counts).double()
+        torch.testing.assert_close(learnt @ change, 0.2 * means @ change, atol=5e-3, rtol=0)
+
+
+def test_changes_that_drown_in_the_plays_noise_teach_nothing():
+    means = torch.eye(3, dtype=torch.float64) - 1 / 3
+    rounds = [played(one, 0.2 * means, 100.0, seed) for seed, one in enumerate([[8, 8, 8], [9, 8, 7]])]
+    assert float((_effects(means, rounds) - means).abs().max()) < 0.05
+    single = [_Round(one.counts, one.sums[:1], one.sizes[:1]) for one in rounds]
+    torch.testing.assert_close(_effects(means, single), means)
+
+
+def test_the_counts_whose_played_round_comes_nearest_are_returned(monkeypatch):
+    """The first round is played as the client's was; every later one far from it."""
+    batch, model = patterned(24, 0), MLP().build(SHAPE, CLASSES, 0)
+    observation = observe(model, batch, Training(shared="delta", batch_size=8, epochs=2, learning_rate=0.01), public())
+    tried: list[list[int]] = []
+
+    def play(observation, public, labels, counts, rng):
+        tried.append(counts.tolist())
+        return last_layer(observation).bias_gradient + (len(tried) > 4) * torch.arange(CLASSES), 1.0
+
+    monkeypatch.setattr("attacks.labels.rlu._play", play)
+    found = RLU().reconstruct(observation, generator(0))
+    assert len({tuple(one) for one in tried}) > 1
+    assert restored(found.labels) == tried[0]
