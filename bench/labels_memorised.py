@@ -8,6 +8,7 @@ its accuracy on all pictures it trains with first passes each of the levels, loo
 until its mean loss on them is below .001. Training pictures: 5,170 of CIFAR-10, 2,400 of CIFAR-100, those in the data folder.
 `train` batches are drawn from them, `held out` batches from the test part, whose next 500 pictures are public (CIFAR-100's
 test part has 600).
+The server sees the whole gradient, of VGG-16 that of the last layer: `auto` takes apart what it can (`examples_apart`).
 `--vgg`: VGG-16 with fully connected layers of 512 units and no dropout, so that it memorises `--pictures` pictures in time;
 the same 200 public pictures for all batches.
 
@@ -164,7 +165,8 @@ def look(
     seed: tuple[int, ...],
 ) -> None:
     """All methods on one batch. `asked`: the model, or the same with a memory."""
-    shown = observed(asked, batch, classes, granted=Granted(public=public.images, public_labels=public.labels))
+    granted = Granted(public=public.images, public_labels=public.labels)
+    shown = observed(asked, batch, classes, granted=granted, whole=asked is model)
     known = Granted(public=same.images, public_labels=same.labels)
     for name, attack in {**METHODS, "rlu-same": RLU()}.items():
         if name == "rlu-same" and len(same) < classes:

@@ -74,7 +74,7 @@ def main() -> None:
                     for index in range(settings.batches):
                         batch = client_of(pictures, size, settings.alpha, seed, index)
                         granted = public_of(pictures, 500, "trained", seed, index)
-                        observation = observed(model, batch, pictures.classes, training, granted, index)
+                        observation = observed(model, batch, pictures.classes, training, granted, index, whole=True)
                         for method, attack in METHODS.items():
                             found = attempted(attack, observation, method, index)
                             recall[method] += scored(found, batch.labels, pictures.classes).recall

@@ -301,6 +301,8 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
     return {
         "knowing": (f"Told how the client defends itself: {', '.join(told)}. " if told else "")
         + f"{kept} told the defense or fitted to it; one that knows it may do better.",
+        "data": each(lambda s: name_of(DATA, s.data)),
+        "architectures": each(lambda s: name_of(MODELS, s.model)),
         "shared": sorted({study.training.shared for study in studies}),
         "batch_sizes": each(lambda s: s.training.batch_size),
         "rates": each(lambda s: f"{s.training.learning_rate:g}"),

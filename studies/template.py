@@ -238,7 +238,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <p class="over">Curious: what an honest-but-curious server restored</p>
 <h1>{{ study.name }}</h1>
 {% if study.description %}<p class="lead">{{ study.description }}</p>{% endif %}
-<p class="note">{{ progress['cells']|plural('federation') }} ({{ points|length|plural('setting') }} × {{ study.defenses|length|plural('defense') }} × {{ seeds|length|plural('seed') }}), {{ progress['observations']|plural('recorded update') }}, {{ progress['results']|plural('attack') }} run on them.</p>
+<p class="note">Data: {{ threat.data }}. Model: {{ threat.architectures }}. {{ progress['cells']|plural('federation') }} ({{ points|length|plural('setting') }} × {{ study.defenses|length|plural('defense') }} × {{ seeds|length|plural('seed') }}), {{ progress['observations']|plural('recorded update') }}, {{ progress['results']|plural('attack') }} run on them.</p>
 {% if not progress['over'] %}
 <p class="warn" role="status"><strong>This run is not finished.</strong> {{ progress['rounds'] }} of {{ progress['rounds in all']|plural('round') }} are over, {{ progress['observations'] }} of {{ progress['updates in all']|plural('update') }} recorded, {{ progress['results'] }} of {{ progress['results in all']|plural('attack') }} on those done. What follows is of what is there, and will change.</p>
 {% endif %}
@@ -262,7 +262,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endfor %}
 <p class="note">On each line the dot is the best attack with its 95 % interval, the upright strokes are the controls, which never look at an update (“mean”: the mean of public pictures, and labels by their frequency; “null”: noise, and labels at random). Numbers in brackets are 95 % intervals, those of differences from the same updates. Decibels are PSNR, drawn to {{ drawn_to|number(0) }} at most{% if points|length > 1 %}; each setting has its own scale{% endif %}.</p>
 {% else %}
-<p>Of each setting and defense: what the best-scoring attack restored, and whether that is more than the better control, which never looks at an update. “More” and “less” mean that the 95 % interval of the difference, update by update, leaves out zero.</p>
+<p>Of each setting and defense: what the best attack restored (the one with the highest lower end of its interval), and whether that is more than the better control, which never looks at an update. “More” and “less” mean that the 95 % interval of the difference, update by update, leaves out zero.</p>
 <div class="scroll wide-table" role="region" aria-label="The findings" tabindex="0"><table>
 <caption>The best attack against the better control</caption>
 <thead><tr><th scope="col">Setting</th><th scope="col" class="left">Defense</th><th scope="col">Labels right, %</th><th scope="col" class="left">against the control</th><th scope="col">PSNR, dB</th><th scope="col" class="left">against the control</th></tr></thead>

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows, rows_by
 from attacks.directions.layers import common_input
-from attacks.labels.apart import classes_apart
+from attacks.labels.apart import classes_apart, examples_apart
 from attacks.labels.counts import whole_counts
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
@@ -30,8 +30,10 @@ class AutoLabels(Attack):
     3. of several steps, with public pictures granted, `rlu`, which plays them;
     4. if the model still answers every picture alike, `rank-one`; where its counts are not nearly whole numbers, the batch is
        taken apart (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
-    5. if public pictures are granted, `rlu`; else `geng`;
-    6. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
+    5. of a model that does not, after one step, the examples that can be taken apart as extreme points, one by one, as
+       `extreme-points` does with pictures: their classes are right, trained model or not;
+    6. of the others, if public pictures are granted, `rlu`; else `geng`;
+    7. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
        rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
@@ -60,10 +62,24 @@ class AutoLabels(Attack):
             if classes is not None:
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
                 return Reconstruction(labels=label_rows(classes.sort().values, observation.classes), verdict=said)
-        found = chosen.reconstruct(observation, rng)
-        if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
-            return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
-        return found
+        if not self.seconds or isinstance(chosen, RankOneLabels):
+            return _asked(chosen, observation, rng)
+        classes, rest = examples_apart(observation, self.seconds, rng)
+        said = f"{len(classes)} of {observation.examples} examples were taken apart, and the model agrees"
+        rows = label_rows(classes.sort().values, observation.classes)
+        if rest is None:
+            return Reconstruction(labels=rows, verdict=said)
+        found = _asked(chosen, rest, rng)
+        if not len(classes):
+            return found
+        assert found.labels is not None
+        seen, interval = torch.bincount(classes, minlength=observation.classes), found.counts_interval
+        return replace(
+            found,
+            labels=torch.cat([rows, found.labels.to(rows)]),
+            counts_interval=interval and (interval[0] + seen, interval[1] + seen),
+            verdict=f"{said}; of the others: {found.verdict}" if found.verdict else said,
+        )
 
     def chosen(self, observation: Observation, rng: torch.Generator) -> Attack:
         """The restoration to ask about several examples or steps."""
@@ -80,6 +96,14 @@ class AutoLabels(Attack):
         if (answer - reference).abs().sum() / 2 <= self.alike:
             return RankOneLabels()
         return GengLabels() if public is None else RLU()
+
+
+def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
+    """What the restoration finds; LLG+'s labels where RLU, after one step, finds that they are not identifiable."""
+    found = chosen.reconstruct(observation, rng)
+    if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
+        return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
+    return found
 
 
 def _doubtful(estimate: Tensor, examples: int) -> bool:

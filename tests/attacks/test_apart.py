@@ -1,15 +1,20 @@
 """Labels of batches that are taken apart: all of them right, or none returned."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from attacks.directions.extreme import Answer, Member, examples_at_ends
 from attacks.labels import AutoLabels, RankOneLabels
-from attacks.labels.apart import classes_apart
-from learning.models import MLP, LeNet
-from learning.tensors import generator
+from attacks.labels.apart import classes_apart, examples_apart
+from attacks.labels.last_layer import last_layer
+from learning.models import MLP, LeNet, LeNet5
+from learning.tensors import Batch, generator
 from learning.training import Training
+from tests.attacks.exact.test_extreme_points import digits, trained
 from tests.attacks.test_labels import CLASSES, DELTA, SHAPE, counts, observe, random_batch, restored
 
 WIDE = MLP(width=300, depth=2)
@@ -77,3 +82,62 @@ def test_what_does_not_explain_the_last_layer_is_not_believed():
     mixed = observation.update.parameters | {name: other.update.parameters[name] for name in last}
     assert classes_apart(replace(observation, update=replace(observation.update, parameters=mixed)), 5.0, generator(0)) is None
     assert classes_apart(observation, 60.0, generator(0)) is not None
+
+
+def learnt(seed: int) -> tuple[nn.Module, Batch]:
+    """A network that is sure of most digits, and 24 of them."""
+    model = trained(LeNet5().build((1, 28, 28), CLASSES, seed), 100, side=28)
+    return model, digits(24, 1000 + seed, side=28)
+
+
+def test_what_a_trained_network_is_not_sure_of_is_taken_apart():
+    right, without = 0, 0
+    for seed in range(2):
+        model, batch = learnt(seed)
+        truth, observation = torch.tensor(counts(batch.labels)), observe(model, batch)
+        classes, rest = examples_apart(observation, 60.0, generator(0))
+        assert rest is not None
+        assert rest.examples == 24 - len(classes) < 16
+        assert (torch.tensor(counts(classes)) <= truth).all()
+        for auto, seconds in ((True, 60.0), (False, 0.0)):
+            found = AutoLabels(seconds=seconds).reconstruct(observation, generator(0))
+            assert ("were taken apart, and the model agrees" in found.verdict) == auto
+            same = int(torch.minimum(torch.tensor(restored(found.labels)), truth).sum())
+            right, without = right + auto * same, without + (not auto) * same
+    assert right > without
+
+
+def every_other(*given: Any) -> tuple[Answer, list[Member]]:
+    answer, members = examples_at_ends(*given)
+    return answer, members[::2]
+
+
+@pytest.mark.parametrize("training", [Training(), replace(DELTA, learning_rate=0.1)], ids=["gradient", "one step"])
+def test_the_others_gradient_is_left(training, monkeypatch):
+    """It is a sum of the true examples' own: each is there once, or not at all."""
+    model, batch = learnt(0)
+    monkeypatch.setattr("attacks.labels.apart.examples_at_ends", every_other)
+    classes, rest = examples_apart(observe(model, batch, training), 60.0, generator(0))
+    assert rest is not None
+    assert rest.steps == 1
+    name = last_layer(rest).name
+    alone = [observe(model, Batch(batch.images[i : i + 1], batch.labels[i : i + 1])) for i in range(24)]
+    columns = torch.stack([one.gradient()[f"{name}.weight"].flatten() for one in alone], 1).double()
+    amounts = torch.linalg.lstsq(columns, rest.examples * last_layer(rest).weight_gradient.flatten()[:, None]).solution[:, 0]
+    large = columns.norm(dim=0) > 0.1 * columns.norm(dim=0).max()
+    torch.testing.assert_close(amounts[large], amounts[large].round(), atol=0.05, rtol=0)  # a member is one to within `FITS`
+    assert sorted(set(amounts[large].round().tolist())) == [0, 1]
+    gone = batch.labels[large & (amounts.round() == 0)]
+    assert (torch.tensor(counts(gone)) <= torch.tensor(counts(classes))).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "training"),
+    [(LeNet5(), 120, Training()), (LeNet(), 24, Training()), (LeNet5(), 24, replace(DELTA, batch_size=8))],
+    ids=["too few units", "no hidden layer", "three steps"],
+)
+def test_nothing_is_taken_out_where_nothing_can_be_searched(model, size, training):
+    observation = observe(model.build((1, 28, 28), CLASSES, 0), digits(size, 0, side=28), training)
+    classes, rest = examples_apart(observation, 60.0, generator(0))
+    assert not len(classes)
+    assert rest is observation

@@ -26,10 +26,10 @@ def digits(size: int, seed: int, side: int = 8) -> Batch:
     return Batch(functional.pad(batch.images, (margin, side - 8 - margin) * 2), batch.labels)
 
 
-def trained(model: nn.Module, steps: int) -> nn.Module:
+def trained(model: nn.Module, steps: int, side: int = 8) -> nn.Module:
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     for step in range(steps):
-        batch = digits(64, step)
+        batch = digits(64, step, side)
         optimizer.zero_grad()
         functional.cross_entropy(model(batch.images), batch.labels).backward()
         optimizer.step()
