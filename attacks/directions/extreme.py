@@ -10,7 +10,7 @@ extreme points; the known model tells those that are inputs from those that are 
 import functools
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -321,6 +321,24 @@ def refined(gradient: Tensor, parts: Split, answer: Answer, members: list[Member
         again = [judged(parts, answer, row / row[-1], inside) for row in rows]
         members = [old if old.certified or new is None else new for old, new in zip(members, again, strict=True)]
     return members
+
+
+def relabelled(answers: list[Answer], members: list[Member]) -> list[Member]:
+    """The members with the classes that fit the slopes which the gradient of several local steps holds for them.
+
+    Those slopes are sums along the client's path: least squares over all members has them, and the means of what the models
+    at its two ends say for each class are nearest to that of the true one.
+    """
+    if not members:
+        return []
+    given = torch.stack([given_by(answers[0].end, member.pixels) for member in members])
+    given = torch.cat([given, given.new_ones(len(given), 1)], 1)
+    slopes = torch.linalg.lstsq(given.T, answers[0].end.layers[0].gradient.T).solution
+    fit = [
+        functional.cosine_similarity(torch.stack([a.slopes(member.pixels) for a in answers]).mean(0), slope[None])
+        for member, slope in zip(members, slopes, strict=True)
+    ]
+    return [replace(member, label=int(row.argmax())) for member, row in zip(members, fit, strict=True)]
 
 
 def joined(members: list[Member], new: Member) -> bool:

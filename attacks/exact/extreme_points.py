@@ -1,14 +1,11 @@
 """Pictures as extreme points of what a linear layer's gradient allows."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
-from attacks.directions.extreme import PATIENCE, TRIES, Answer, Member, examples_at_ends, given_by
+from attacks.directions.extreme import PATIENCE, TRIES, Answer, Member, examples_at_ends, relabelled
 from attacks.directions.layers import Tail, dtype_of, entry, tail
 from attacks.labels.counts import whole_counts
 from attacks.labels.last_layer import last_layer, parameters_at
@@ -45,7 +42,7 @@ class ExtremePoints(Attack):
         if observation.steps == 1:
             return reconstruction([answer], members)
         answers = [answer, Answer(observation, end, parameters_at(observation, 1.0))]
-        return reconstruction(answers, relabelled(answers, members) if members else members)
+        return reconstruction(answers, relabelled(answers, members))
 
 
 def bounded(observation: Observation) -> Tail:
@@ -62,22 +59,6 @@ def bounded(observation: Observation) -> Tail:
     if layer.gradient.shape[1] == layer.weight.shape[1]:
         raise NotApplicable(f"layer '{layer.name}' has no bias, whose gradient says how large an input is")
     return end
-
-
-def relabelled(answers: list[Answer], members: list[Member]) -> list[Member]:
-    """The members with the classes that fit the slopes which the gradient of several local steps holds for them.
-
-    Those slopes are sums along the client's path: least squares over all members has them, and the means of what the models
-    at its two ends say for each class are nearest to that of the true one.
-    """
-    given = torch.stack([given_by(answers[0].end, member.pixels) for member in members])
-    given = torch.cat([given, given.new_ones(len(given), 1)], 1)
-    slopes = torch.linalg.lstsq(given.T, answers[0].end.layers[0].gradient.T).solution
-    fit = [
-        functional.cosine_similarity(torch.stack([a.slopes(member.pixels) for a in answers]).mean(0), slope[None])
-        for member, slope in zip(members, slopes, strict=True)
-    ]
-    return [replace(member, label=int(row.argmax())) for member, row in zip(members, fit, strict=True)]
 
 
 def reconstruction(answers: list[Answer], members: list[Member]) -> Reconstruction:

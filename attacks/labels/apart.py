@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from attacks.attack import NotApplicable, Observation, label_rows
-from attacks.directions.extreme import NOISE_ROWS, Member, examples_at_ends
+from attacks.directions.extreme import NOISE_ROWS, Answer, Member, examples_at_ends, relabelled
 from attacks.directions.inputs import fault_of, inputs_of, unexplained
 from attacks.directions.layers import Tail, tail
 from attacks.directions.low_rank import split
 from attacks.directions.search import Effort, searched_through
-from attacks.labels.last_layer import last_layer
+from attacks.labels.last_layer import last_layer, parameters_at
 from learning.tensors import Update
 
 UNITS = 4  # of the hidden layer for every example: with fewer the search finds hardly any batch
@@ -81,16 +81,35 @@ def examples_apart(observation: Observation, seconds: float, rng: torch.Generato
     return _classes(members), replace(observation, update=Update(left), training=training, examples=missing)
 
 
+def pictures_apart(observation: Observation, seconds: float, rng: torch.Generator) -> Tensor:
+    """Classes of those examples whose pictures are found as extreme points of what several local steps shared.
+
+    A picture counts if all its pixels are of 256 levels. Its class is the one by which the models at the two ends of the
+    client's path answer most like what the update holds of it, and may be wrong. It takes a first layer that sees pictures.
+    """
+    try:
+        ends = [end for end in _searchable(observation) if end.slope is not None]
+        if not ends:
+            return _classes([])
+        answer, members = examples_at_ends(observation, ends[0], rng, seconds)
+    except NotApplicable:  # the model does not end in linear layers with ReLU between them, or the gradient has few directions
+        return _classes([])
+    return _classes(relabelled([answer, Answer(observation, ends[0], parameters_at(observation, 1.0))], members))
+
+
 def _classes(members: list[Member]) -> Tensor:
     return torch.tensor([member.label for member in members], dtype=torch.long)
 
 
 def _searchable(observation: Observation) -> list[Tail]:
-    """The tails from each layer on whose gradient is small enough to be split, and whose units outnumber the examples."""
+    """The tails from each layer on whose gradient is small enough to be split, and whose units outnumber the examples.
+
+    The last, which is mostly the smallest and the soonest searched, comes first.
+    """
     end = tail(observation)
     return [
         Tail(end.layers[index:], None, None) if index else end
-        for index, layer in enumerate(end.layers[:-1])
+        for index, layer in reversed(list(enumerate(end.layers[:-1])))
         if layer.bias is not None
         and layer.weight.numel() <= SEARCHABLE
         and min(layer.weight.shape) >= observation.examples + NOISE_ROWS

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows, rows_by
 from attacks.directions.layers import common_input
-from attacks.labels.apart import classes_apart, examples_apart
-from attacks.labels.counts import whole_counts
+from attacks.labels.apart import classes_apart, examples_apart, pictures_apart
+from attacks.labels.counts import rows_of, whole_counts
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
 from attacks.labels.last_layer import answers, dummy_pictures, last_layer
@@ -27,13 +27,13 @@ class AutoLabels(Attack):
 
     1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
     2. without a bias gradient, `geng` in its form for weights;
-    3. of several steps, with public pictures granted, `rlu`, which plays them;
-    4. if the model still answers every picture alike, `rank-one`; where its counts are not nearly whole numbers, the batch is
-       taken apart (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
-    5. of a model that does not, after one step, the examples that can be taken apart as extreme points, one by one, as
-       `extreme-points` does with pictures: their classes are right, trained model or not;
-    6. of the others, if public pictures are granted, `rlu`; else `geng`;
-    7. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
+    3. if the model still answers every picture alike, `rank-one`, unless public pictures are granted with which several
+       steps can be played; where its counts are not nearly whole numbers, the batch is taken apart (`apart`), which can give
+       every label exactly where a hidden layer has `apart.UNITS` for every example;
+    4. else, first, the examples that can be taken apart as extreme points, one by one, as `extreme-points` does: after one
+       step their classes are right, trained model or not, after several, where the first layer sees pictures, mostly;
+    5. of the others, if public pictures are granted, `rlu`; else `geng`;
+    6. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
        rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
@@ -64,20 +64,24 @@ class AutoLabels(Attack):
                 return Reconstruction(labels=label_rows(classes.sort().values, observation.classes), verdict=said)
         if not self.seconds or isinstance(chosen, RankOneLabels):
             return _asked(chosen, observation, rng)
-        classes, rest = examples_apart(observation, self.seconds, rng)
+        if observation.steps > 1:
+            classes, rest = pictures_apart(observation, self.seconds, rng), observation
+        else:
+            classes, rest = examples_apart(observation, self.seconds, rng)
         said = f"{len(classes)} of {observation.examples} examples were taken apart, and the model agrees"
         rows = label_rows(classes.sort().values, observation.classes)
-        if rest is None:
+        if rest is None or len(classes) == observation.examples:
             return Reconstruction(labels=rows, verdict=said)
         found = _asked(chosen, rest, rng)
         if not len(classes):
             return found
         assert found.labels is not None
-        seen, interval = torch.bincount(classes, minlength=observation.classes), found.counts_interval
+        seen = torch.bincount(classes, minlength=observation.classes)
+        others = found.labels if rest is not observation else _others(found.labels, seen)
         return replace(
             found,
-            labels=torch.cat([rows, found.labels.to(rows)]),
-            counts_interval=interval and (interval[0] + seen, interval[1] + seen),
+            labels=torch.cat([rows, others.to(rows)]),
+            counts_interval=None,  # those that are left are no draw: the model is surer of them than of public pictures
             verdict=f"{said}; of the others: {found.verdict}" if found.verdict else said,
         )
 
@@ -104,6 +108,15 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
     if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
         return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
     return found
+
+
+def _others(labels: Tensor, seen: Tensor) -> Tensor:
+    """The labels of all examples without those that were seen, as many as are left: in proportion where they do not agree."""
+    left, missing = (
+        (torch.bincount(labels.argmax(1).cpu(), minlength=len(seen)) - seen).clamp_min(0),
+        len(labels) - int(seen.sum()),
+    )
+    return rows_of(whole_counts(left.double() * missing / left.sum(), missing))
 
 
 def _doubtful(estimate: Tensor, examples: int) -> bool:

@@ -9,7 +9,8 @@ from torch import nn
 
 from attacks.directions.extreme import Answer, Member, examples_at_ends
 from attacks.labels import AutoLabels, RankOneLabels
-from attacks.labels.apart import classes_apart, examples_apart
+from attacks.labels.apart import classes_apart, examples_apart, pictures_apart
+from attacks.labels.auto import _others
 from attacks.labels.last_layer import last_layer
 from learning.models import MLP, LeNet, LeNet5
 from learning.tensors import Batch, generator
@@ -129,6 +130,31 @@ def test_the_others_gradient_is_left(training, monkeypatch):
     assert sorted(set(amounts[large].round().tolist())) == [0, 1]
     gone = batch.labels[large & (amounts.round() == 0)]
     assert (torch.tensor(counts(gone)) <= torch.tensor(counts(classes))).all()
+
+
+def test_pictures_that_several_epochs_share_tell_their_labels():
+    several = Training(shared="delta", batch_size=4, epochs=3, learning_rate=0.05)
+    found = 0
+    for seed in range(3):
+        batch = digits(8, 1000 + seed)
+        model = trained(MLP(width=64).build(SHAPE, CLASSES, seed), 50)
+        seen, truth = observe(model, batch, several), torch.tensor(counts(batch.labels))
+        classes = torch.tensor(counts(pictures_apart(seen, 60.0, generator(seed))))
+        assert (classes <= truth).all()
+        auto = AutoLabels(seconds=60.0).reconstruct(seen, generator(seed))
+        assert auto.labels is not None
+        assert len(auto.labels) == 8
+        assert "of 8 examples were taken apart" in auto.verdict
+        assert int(torch.minimum(torch.tensor(restored(auto.labels)), truth).sum()) >= int(auto.verdict.split()[0])
+        found += int(classes.sum())
+    assert found > 12
+    behind = observe(LeNet5().build((1, 28, 28), CLASSES, 0), digits(8, 0, side=28), several)
+    assert not len(pictures_apart(behind, 60.0, generator(0)))
+
+
+def test_the_labels_of_the_others_are_what_is_left():
+    assert counts(_others(torch.eye(3)[[0, 0, 1, 1, 2, 2]], torch.tensor([2, 1, 0])).argmax(1))[:3] == [0, 1, 2]
+    assert counts(_others(torch.eye(3)[[0, 0, 1, 1, 1, 1]], torch.tensor([0, 0, 3])).argmax(1))[:3] == [1, 2, 0]
 
 
 @pytest.mark.parametrize(
