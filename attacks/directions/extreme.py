@@ -254,10 +254,9 @@ class Answer:
         finally:
             hook.remove()
 
-    @staticmethod
-    def _through(output: Tensor, layers: tuple[Rectified, ...]) -> Tensor:
+    def _through(self, output: Tensor, layers: tuple[Rectified, ...]) -> Tensor:
         for layer in layers:
-            output = layer.answers(functional.relu(output)[None])[0]
+            output = self.model.get_submodule(layer.name)(functional.relu(output))
         return output
 
 

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks import NotApplicable, Reconstruction
+from attacks.directions.extreme import Answer
+from attacks.directions.layers import entry, tail
 from attacks.exact import ExtremePoints
+from attacks.labels.last_layer import parameters_at
 from learning.data import Digits, pictures_of
 from learning.models import MLP, ConvNet, LeNet5, Normalize
 from learning.tensors import Batch, generator
@@ -107,6 +110,17 @@ def test_features_behind_convolutions_tell_the_labels():
         assert "8 of 8 examples" in found.verdict
         assert "behind other layers" in found.verdict
         assert restored(found.labels) == counts(batch.labels)
+
+
+def test_the_model_that_was_reached_answers_alike_by_its_layers_and_as_a_whole():
+    model, batch = trained(MLP(width=64).build((1, 8, 8), 10, 0), 50), digits(8, 1)
+    seen = observe(model, batch, Training(shared="delta", batch_size=4, epochs=3, learning_rate=0.5))
+    sent, reached = None, parameters_at(seen, 1.0)
+    pixels = batch.images[0].flatten().double()
+    slopes = [[Answer(seen, end, at).slopes(pixels) for end in (tail(seen), entry(seen))] for at in (sent, reached)]
+    for layers, whole in slopes:
+        torch.testing.assert_close(layers, whole)
+    assert (slopes[0][0] - slopes[1][0]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("noise", [1e-5, 1e-3, 1e-1])
