@@ -68,7 +68,8 @@ class AutoLabels(Attack):
             classes, rest = pictures_apart(observation, self.seconds, rng), observation
         else:
             classes, rest = examples_apart(observation, self.seconds, rng)
-        said = f"{len(classes)} of {observation.examples} examples were taken apart, and the model agrees"
+        agrees = ", and the model agrees" if observation.steps == 1 else ""
+        said = f"{len(classes)} of {observation.examples} examples were taken apart{agrees}"
         rows = label_rows(classes.sort().values, observation.classes)
         if rest is None or len(classes) == observation.examples:
             return Reconstruction(labels=rows, verdict=said)
@@ -112,10 +113,8 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
 
 def _others(labels: Tensor, seen: Tensor) -> Tensor:
     """The labels of all examples without those that were seen, as many as are left: in proportion where they do not agree."""
-    left, missing = (
-        (torch.bincount(labels.argmax(1).cpu(), minlength=len(seen)) - seen).clamp_min(0),
-        len(labels) - int(seen.sum()),
-    )
+    missing = len(labels) - int(seen.sum())
+    left = (torch.bincount(labels.argmax(1).cpu(), minlength=len(seen)) - seen).clamp_min(0)
     return rows_of(whole_counts(left.double() * missing / left.sum(), missing))
 
 
