@@ -146,7 +146,7 @@ def differences(values: Values, control: Values) -> Values:
 
 @dataclass(frozen=True)
 class Leak:
-    """The best attack by one metric, and the controls on the same updates. Best is which has the highest interval's lower end.
+    """The best attack by one metric, and the controls on the same updates. Best is which has the highest median.
 
     `told`: whether the attack is given the true labels. `of`: how many updates were attacked. `rivals`: how many attacks it
     is the best of. `beside`: the controls' means by name; `control`: the better of them; `gain`: how much more the attack
@@ -189,9 +189,7 @@ def _leak(evidence: Evidence, setting: str, defense: str, metric: str) -> Leak |
     found = {name: values for name, values in found.items() if values}
     if not found:
         return None
-    estimates = {name: estimate for name, values in found.items() if (estimate := estimated(values)) is not None}
-    name, value = max(estimates.items(), key=lambda item: _surely(item[1]))
-    values = found[name]
+    name, values = max(found.items(), key=lambda item: _typically(item[1]))
     beside, gains = {}, {}
     for control in evidence.controls():
         without_looking = evidence.values(setting, defense, control.name, metric)
@@ -199,6 +197,8 @@ def _leak(evidence: Evidence, setting: str, defense: str, metric: str) -> Leak |
             beside[control.name] = statistics.fmean(without_looking[key] for key in gain)
             gains[control.name] = gain
     better = max(beside, key=lambda control: beside[control], default="")
+    value = estimated(values)
+    assert value is not None
     of = len(evidence.results(setting, defense, name))
     exact = evidence.values(setting, defense, name, "exact").values()
     gain = estimated(gains[better]) if better else None
@@ -206,9 +206,9 @@ def _leak(evidence: Evidence, setting: str, defense: str, metric: str) -> Leak |
     return Leak(name, told, value, of, len(found), beside, better, gain, share)
 
 
-def _surely(estimate: Estimate) -> tuple[bool, float]:
-    """What an attack restores at least: a mean that a few exact pictures of 300 dB make is no more than they are."""
-    return estimate.low is not None, estimate.mean if estimate.low is None else estimate.low
+def _typically(values: Values) -> tuple[float, float]:
+    """By what an attack is judged best: a few exact pictures of 300 dB make a mean, and no median."""
+    return statistics.median(values.values()), statistics.fmean(values.values())
 
 
 def _above(flags: list[float], ceiling: float) -> bool:

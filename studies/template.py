@@ -262,7 +262,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endfor %}
 <p class="note">On each line the dot is the best attack with its 95 % interval, the upright strokes are the controls, which never look at an update (“mean”: the mean of public pictures, and labels by their frequency; “null”: noise, and labels at random). Numbers in brackets are 95 % intervals, those of differences from the same updates. Decibels are PSNR, drawn to {{ drawn_to|number(0) }} at most{% if points|length > 1 %}; each setting has its own scale{% endif %}.</p>
 {% else %}
-<p>Of each setting and defense: what the best attack restored (the one with the highest lower end of its interval), and whether that is more than the better control, which never looks at an update. “More” and “less” mean that the 95 % interval of the difference, update by update, leaves out zero.</p>
+<p>Of each setting and defense: what the best attack restored (the one with the highest median), and whether that is more than the better control, which never looks at an update. “More” and “less” mean that the 95 % interval of the difference, update by update, leaves out zero.</p>
 <div class="scroll wide-table" role="region" aria-label="The findings" tabindex="0"><table>
 <caption>The best attack against the better control</caption>
 <thead><tr><th scope="col">Setting</th><th scope="col" class="left">Defense</th><th scope="col">Labels right, %</th><th scope="col" class="left">against the control</th><th scope="col">PSNR, dB</th><th scope="col" class="left">against the control</th></tr></thead>

@@ -276,7 +276,7 @@ def test_the_finding_says_what_came_back_and_what_a_control_scores(whole):
     assert "told" not in noisy[: noisy.index("Pictures came back")], "an attack that is given the labels restores none"
 
 
-def test_the_best_attack_is_what_surely_restored_most_and_not_a_mean_of_few_exact_pictures(tmp_path):
+def test_the_best_attack_is_what_typically_restored_most_and_not_a_mean_of_few_exact_pictures(tmp_path):
     """Every tenth update comes back to the bit (300 dB) by one attack, all of them well by the other."""
     raw = RAW | {
         "attacks": [
