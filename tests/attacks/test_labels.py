@@ -395,9 +395,9 @@ def test_auto_chooses_by_what_the_server_knows():
     assert AutoLabels().chosen(unbiased, generator(0)) == GengLabels(form="weights")
 
 
-def memorised() -> tuple[nn.Module, Batch, Granted]:
-    """A model that has learnt what it is shown, 24 of its pictures, and public ones."""
+def test_auto_asks_llg_where_rlu_finds_the_labels_gone():
     public, known = random_batch(100, seed=9), random_batch(60, seed=3)
+    granted = Granted(public=public.images, public_labels=public.labels)
     model = MLP().build(SHAPE, CLASSES, 0)
     optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
     for _ in range(200):
@@ -405,13 +405,7 @@ def memorised() -> tuple[nn.Module, Batch, Granted]:
         functional.cross_entropy(model(known.images), known.labels).backward()
         optimizer.step()
     optimizer.zero_grad()
-    granted = Granted(public=public.images, public_labels=public.labels)
-    return model, Batch(known.images[:24], known.labels[:24]), granted
-
-
-def test_auto_asks_llg_where_rlu_finds_the_labels_gone():
-    model, batch, granted = memorised()
-    observation = observe(model, batch, granted=granted)
+    observation = observe(model, Batch(known.images[:24], known.labels[:24]), granted=granted)
     assert isinstance(AutoLabels().chosen(observation, generator(0)), RLU)
     found = AutoLabels().reconstruct(observation, generator(0))
     assert found.identifiable is False
