@@ -11,6 +11,8 @@ from defenses.defense import UpdateDefense, survivors
 from learning.catalogue import Fraction, settings
 from learning.tensors import Tensors, Update
 
+TINY = 1e-30  # what a magnitude is at least, to divide by it
+
 
 @settings
 class MagnitudePruning(UpdateDefense):
@@ -30,6 +32,15 @@ class MagnitudePruning(UpdateDefense):
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
         return survivors(found, shared)
+
+    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
+        """What was pruned is smaller than the least that survived: it counts, and the more the nearer it comes to that.
+
+        Of the guess only the direction is compared, so it is measured by the length of what survives of it.
+        """
+        length = Update(survivors(found, shared)).flat().detach().norm() / Update(shared).flat().norm().clamp_min(TINY)
+        least = least_kept(shared, self.scope)
+        return {name: tensor.where(shared[name] != 0, doubted(tensor, length * least[name])) for name, tensor in found.items()}
 
 
 @settings
@@ -59,6 +70,19 @@ class RandomPruning(UpdateDefense):
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
         return survivors(found, shared)
+
+
+def doubted(tensor: Tensor, least: Tensor) -> Tensor:
+    """Entries of a guess of which those under `least` are pruned: nobody knows of a guess that is near it whether it is."""
+    return tensor * (tensor.detach().abs() / least.clamp_min(TINY)).clamp_max(1)
+
+
+def least_kept(shared: Tensors, scope: Literal["layer", "whole"]) -> Tensors:
+    """The least magnitude that survived, by parameter; zero where none did, for there was nothing but zeros."""
+    found = {name: tensor.abs().where(tensor != 0, torch.inf).amin() for name, tensor in shared.items()}
+    if scope == "whole":
+        found = dict.fromkeys(shared, torch.stack(list(found.values())).amin())
+    return {name: least.where(least.isfinite(), 0) for name, least in found.items()}
 
 
 def _pruned(update: Update, scope: Literal["layer", "whole"], keeps: Callable[[Tensor], Tensor]) -> Update:

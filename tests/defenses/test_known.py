@@ -71,6 +71,34 @@ def test_what_is_expected_is_nearer_to_what_is_shared_than_the_gradient_is(chain
     assert along(Known(chain).expected(given, shared), shared) >= along(given, shared) - 1e-6
 
 
+@pytest.mark.parametrize("chain", LEAVE_THE_MEAN, ids=repr)
+def test_what_is_compared_is_nearer_to_what_is_shared_than_the_gradient_is(chain):
+    given, shared = plain(), changed(list(chain), plain()).parameters
+    assert along(Known(chain).compared(given, shared), shared) >= along(given, shared) - 1e-6
+
+
+def test_what_is_pruned_counts_by_how_near_it_comes_to_what_survived():
+    shared = {"a": torch.tensor([4.0, -2.0, 0.0, 0.0, 0.0]), "b": torch.tensor([0.0, 0.1])}
+    found = {"a": torch.tensor([4.0, -2.0, 1.0, -3.0, 0.0], requires_grad=True), "b": torch.tensor([0.05, 0.1])}
+    defense = MagnitudePruning(keep=0.4)
+    for size in (1, 7):
+        compared = defense.compared({name: size * tensor for name, tensor in found.items()}, shared)
+        assert compared["a"].tolist() == pytest.approx([size * entry for entry in (4, -2, 0.5, -3, 0)])
+        assert compared["b"].tolist() == pytest.approx([size * entry for entry in (0.025, 0.1)])
+    (slope,) = torch.autograd.grad(compared["a"].sum(), found["a"])
+    assert slope.tolist() == pytest.approx([7, 7, 3.5, 7, 0])
+    whole = MagnitudePruning(keep=0.4, scope="whole").compared(found, shared)
+    assert whole["a"].tolist() == [4, -2, 1, -3, 0]
+    assert whole["b"].tolist() == pytest.approx([0.025, 0.1])
+
+
+def test_where_nothing_survived_there_was_nothing():
+    shared, found = {"a": torch.zeros(3), "b": torch.ones(1)}, {"a": torch.tensor([0.0, 1e-9, 3.0]), "b": torch.ones(1)}
+    assert same(MagnitudePruning(keep=0.4).compared(found, shared), found)
+    nothing = {name: torch.zeros_like(tensor) for name, tensor in found.items()}
+    assert same(MagnitudePruning(keep=0.4).compared(nothing, nothing), nothing)
+
+
 def test_what_is_pruned_is_not_expected():
     given, shared = plain(), changed([MagnitudePruning(keep=0.2)], plain()).parameters
     assert same(Known((MagnitudePruning(keep=0.2),)).expected(given, shared), shared)
@@ -157,3 +185,11 @@ def test_what_is_shared_of_a_given_gradient_is_what_the_chain_makes_of_it():
 def test_it_travels_to_workers():
     known = Known((TransformedPictures(), Sign())).assuming(7)
     assert pickle.loads(pickle.dumps(known)) == known
+
+
+def test_what_outpost_would_prune_of_the_guess_counts_by_how_near_it_comes_to_what_it_would_not():
+    found = {"a": torch.tensor([4.0, -3.0, 2.0, -1.0, 0.0])}
+    noisy = {"a": torch.tensor([5.0, -2.0, 1.0, -1.0, 3.0])}
+    compared = Outpost(noise=1.0, prune=0.6).compared(found, noisy)
+    assert compared["a"].tolist() == pytest.approx([4, -3, 4 / 3, -1 / 3, 0])
+    assert same(Outpost(noise=1.0, prune=0.0).compared(found, noisy), found)
