@@ -2,7 +2,8 @@
 
     CURIOUS_DATA=.data python -m bench.knowing
 
-MNIST, the untrained sigmoid LeNet of DLG, one picture an update (two where the defense mixes pictures), labels given to both.
+MNIST, the untrained sigmoid LeNet of DLG or another `--model`, one picture an update (two where the defense mixes pictures),
+labels given to both.
 A victim has its own pictures, model, draws and start, by its number; both attackers get the same start and the same settings.
 No victim is left out, nothing is chosen. A row: mean PSNR of both and the gain; how often the picture nearest to a restored
 one, among `GALLERY` of which one or two are the client's, is the client's own (by chance: one in so many a picture). Intervals:
@@ -45,11 +46,12 @@ from defenses import (
     defended_update,
 )
 from learning.data import CIFAR10, MNIST, Pictures, pictures_of
-from learning.models import Architecture, LeNet
+from learning.models import MLP, Architecture, LeNet, LeNet5
 from learning.tensors import Batch, generator
 from learning.training import Training, set_mode
 
 GALLERY, RESAMPLES = 100, 10_000
+MODELS: dict[str, Architecture] = {"lenet": LeNet(), "lenet5": LeNet5(), "mlp": MLP()}
 ROWS: dict[str, tuple[tuple[Defense, ...], int]] = {
     "none": ((), 1),
     "noise 0.1": ((GaussianNoise(std=0.1),), 1),
@@ -80,11 +82,12 @@ class Outcome:
     knowing_found: float
 
 
-def victim(pictures: Pictures, chain: tuple[Defense, ...], size: int, number: int, split: str) -> tuple[Observation, Batch]:
+def victim(
+    pictures: Pictures, architecture: Architecture, chain: tuple[Defense, ...], size: int, number: int, split: str
+) -> tuple[Observation, Batch]:
     """What the server sees of the client with that number, and the client's batch."""
     order = torch.randperm(len(pictures.test), generator=generator("knowing", split))
     batch, training = pictures.test.batch(order[number * size : (number + 1) * size]), Training(batch_size=size)
-    architecture: Architecture = LeNet()
     for defense in chain:
         architecture = defense.architecture(architecture)
     model = architecture.build(pictures.image_shape, pictures.classes, derived(split, number))
@@ -125,6 +128,7 @@ def main() -> None:
     parser.add_argument("--total-variation", type=float, default=0.01)
     parser.add_argument("--defenses", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--data", choices=["mnist", "cifar10"], default="mnist")
+    parser.add_argument("--model", choices=list(MODELS), default="lenet", help="Soteria's layer is LeNet's")
     parser.add_argument("--tuning", action="store_true")
     settings = parser.parse_args()
     torch.set_num_threads(1)
@@ -137,7 +141,7 @@ def main() -> None:
         chain, size = ROWS[name]
         outcomes, begin = [], time.process_time()
         for number in range(settings.victims):
-            observed, batch = victim(pictures, chain, size, number, split)
+            observed, batch = victim(pictures, MODELS[settings.model], chain, size, number, split)
             told = replace(observed, granted=replace(observed.granted, defense=Known(chain)))
             found = [restored(attack, one, generator("start", split, number)) for one in (observed, told)]
             outcomes.append(

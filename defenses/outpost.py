@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from defenses.defense import Compute, Defense, survivors
-from defenses.pruning import MagnitudePruning, doubted, least_kept
+from defenses.pruning import MagnitudePruning
 from learning.catalogue import Fraction, NotNegative, settings
 from learning.tensors import Batch, Tensors, Update, parameters_of
 
@@ -48,18 +48,6 @@ class Outpost(Defense):
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
         left = survivors(found, shared)  # what is pruned, and gets noise, is not zero
         return MagnitudePruning(keep=1 - self.prune).change(Update(left), torch.Generator()).parameters if self.prune else left
-
-    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
-        """What of the guess would be pruned counts by how near it comes to what would not: `MagnitudePruning.compared`.
-
-        By its own least survivor, for the noise hides which one it is in `shared`.
-        """
-        if not self.prune:
-            return self.expected(found, shared)
-        guess = {name: tensor.detach() for name, tensor in found.items()}
-        kept = MagnitudePruning(keep=1 - self.prune).change(Update(guess), torch.Generator()).parameters
-        least = least_kept(kept, "layer")
-        return {name: doubted(tensor, least[name]) for name, tensor in found.items()}
 
 
 def risk(weights: Tensor) -> float:

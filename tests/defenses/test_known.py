@@ -78,18 +78,24 @@ def test_what_is_compared_is_nearer_to_what_is_shared_than_the_gradient_is(chain
 
 
 def test_what_is_pruned_counts_by_how_near_it_comes_to_what_survived():
-    shared = {"a": torch.tensor([4.0, -2.0, 0.0, 0.0, 0.0]), "b": torch.tensor([0.0, 0.1])}
-    found = {"a": torch.tensor([4.0, -2.0, 1.0, -3.0, 0.0], requires_grad=True), "b": torch.tensor([0.05, 0.1])}
-    defense = MagnitudePruning(keep=0.4)
-    for size in (1, 7):
-        compared = defense.compared({name: size * tensor for name, tensor in found.items()}, shared)
-        assert compared["a"].tolist() == pytest.approx([size * entry for entry in (4, -2, 0.5, -3, 0)])
-        assert compared["b"].tolist() == pytest.approx([size * entry for entry in (0.025, 0.1)])
-    (slope,) = torch.autograd.grad(compared["a"].sum(), found["a"])
-    assert slope.tolist() == pytest.approx([7, 7, 3.5, 7, 0])
-    whole = MagnitudePruning(keep=0.4, scope="whole").compared(found, shared)
-    assert whole["a"].tolist() == [4, -2, 1, -3, 0]
-    assert whole["b"].tolist() == pytest.approx([0.025, 0.1])
+    """The survivors explain half of what was shared, and the guess is 1 / sqrt 2 as long: the least is that, the power 2."""
+    shared = {"a": torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])}
+    least = 0.5**0.5
+    found = torch.tensor([1.0, 0.0, least / 2, -3.0, 0.0], requires_grad=True)
+    for size in (7, 1):
+        compared = MagnitudePruning(keep=0.4).compared({"a": size * found}, shared)["a"]
+        assert compared.tolist() == pytest.approx([size * entry for entry in (1, 0, least / 8, -3, 0)], abs=1e-6)
+    (slope,) = torch.autograd.grad(compared.sum(), found)  # pyright: ignore[reportPossiblyUnboundVariable]
+    assert slope.tolist() == pytest.approx([1, 1, 0.25, 1, 0])
+
+
+def test_the_least_that_survived_is_the_parameter_s_or_of_all():
+    shared = {"a": torch.tensor([4.0, -2.0, 0.0]), "b": torch.tensor([0.0, 0.1])}
+    found = {"a": torch.tensor([4.0, -2.0, 1.0]), "b": torch.tensor([0.05, 0.1])}
+    layer, whole = (MagnitudePruning(keep=0.4, scope=scope).compared(found, shared) for scope in ("layer", "whole"))
+    assert layer["a"].tolist() == [4, -2, 0], "a right guess that is small was pruned"
+    assert whole["a"].tolist() == [4, -2, 1], "larger than what survived elsewhere"
+    assert layer["b"].tolist() == whole["b"].tolist() == [0, pytest.approx(0.1)]
 
 
 def test_where_nothing_survived_there_was_nothing():
@@ -185,11 +191,3 @@ def test_what_is_shared_of_a_given_gradient_is_what_the_chain_makes_of_it():
 def test_it_travels_to_workers():
     known = Known((TransformedPictures(), Sign())).assuming(7)
     assert pickle.loads(pickle.dumps(known)) == known
-
-
-def test_what_outpost_would_prune_of_the_guess_counts_by_how_near_it_comes_to_what_it_would_not():
-    found = {"a": torch.tensor([4.0, -3.0, 2.0, -1.0, 0.0])}
-    noisy = {"a": torch.tensor([5.0, -2.0, 1.0, -1.0, 3.0])}
-    compared = Outpost(noise=1.0, prune=0.6).compared(found, noisy)
-    assert compared["a"].tolist() == pytest.approx([4, -3, 4 / 3, -1 / 3, 0])
-    assert same(Outpost(noise=1.0, prune=0.0).compared(found, noisy), found)
