@@ -25,8 +25,8 @@ class NotApplicable(Exception):
 class KnownDefense(Protocol):
     """The client's defenses, as far as somebody can compute with them who knows what they are, and not what they drew.
 
-    `draw`: which draw of what is done to the examples is assumed, if one is. What `examples` and `compared` compute can
-    be differentiated. Gradients are by parameter name.
+    `draw`: which draw of what is done to the examples is assumed, if one is. What `examples` and `expected` compute can be
+    differentiated. Gradients are by parameter name.
     """
 
     @property
@@ -41,15 +41,11 @@ class KnownDefense(Protocol):
         ...
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
-        """The mean of what would have left the defenses, had `found` entered, as far as `shared`, which left, does not tell."""
-        ...
-
-    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
         """What to compare with `shared`, a gradient that left the defenses, instead of `found`, a guess of what entered."""
         ...
 
     def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
-        """How unlikely it is that the defenses make `shared` of `found`; None where the distance to `compared` says as much."""
+        """How unlikely it is that the defenses make `shared` of `found`; None where the distance to `expected` says as much."""
         ...
 
     def shared(

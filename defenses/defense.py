@@ -39,19 +39,13 @@ class Defense(ABC):
         return model
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
-        """The mean of what would have been shared had `found` been computed, as far as `shared` does not tell what was drawn.
+        """What an attacker who knows the defense compares with `shared`, a gradient that left it, instead of `found`, a guess.
 
-        `shared`: a gradient that left the defense. `found` itself by default, which is right for all that leaves the
-        gradient's mean, or only changes its length.
+        The mean of what would have been shared had `found` been computed, as far as `shared` does not tell what was drawn;
+        with a slope everywhere where `shared` says something. `found` itself by default, which is right for all that leaves
+        the gradient's mean, or only changes its length.
         """
         return found
-
-    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
-        """What an attacker who knows the defense compares with `shared` instead of `found`, a guess that may be far off.
-
-        With a slope everywhere where `shared` says something. What is expected, by default.
-        """
-        return self.expected(found, shared)
 
     def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
         """How unlikely it is that of `found` it makes `shared`, where the distance to what is expected tells much less.

@@ -38,11 +38,6 @@ class Known:
             found = defense.expected(found, shared)
         return found
 
-    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
-        for defense in self.chain:
-            found = defense.compared(found, shared)
-        return found
-
     def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor | None:
         """By the last defense, from what is expected behind the others."""
         if not self.chain:

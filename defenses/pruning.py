@@ -6,14 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from defenses.defense import UpdateDefense, survivors
 from learning.catalogue import Fraction, settings
 from learning.tensors import Tensors, Update
-
-TINY = 1e-30  # what a magnitude is at least, to divide by it
-EXPLAINED = 1e-3  # share of what survived, in its square, that is not explained by a guess that counts as right
 
 
 @settings
@@ -34,23 +30,6 @@ class MagnitudePruning(UpdateDefense):
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
         return survivors(found, shared)
-
-    def compared(self, found: Tensors, shared: Tensors) -> Tensors:
-        """What was pruned was smaller than the least that survived: a guess of it counts by how near it comes to that.
-
-        By what part of the least it is, to a power that grows as what survived is explained: to a guess that is far off the
-        small entries are data as well, and of one that is right nothing is left of them. Lengths are in the guess's own unit.
-        """
-        kept, wanted = Update(survivors(found, shared)).flat().detach(), Update(shared).flat()
-        length = kept.norm() / wanted.norm().clamp_min(TINY)
-        unexplained = 1 - functional.cosine_similarity(kept, wanted, 0, TINY).square()
-        least = _least(shared, self.scope)
-
-        def counted(name: str, tensor: Tensor) -> Tensor:
-            part = (tensor.detach().abs() / (length * least[name]).clamp_min(TINY)).clamp_max(1)
-            return tensor.where(shared[name] != 0, tensor * part ** (1 / unexplained.clamp_min(EXPLAINED)))
-
-        return {name: counted(name, tensor) for name, tensor in found.items()}
 
 
 @settings
@@ -80,14 +59,6 @@ class RandomPruning(UpdateDefense):
 
     def expected(self, found: Tensors, shared: Tensors) -> Tensors:
         return survivors(found, shared)
-
-
-def _least(shared: Tensors, scope: Literal["layer", "whole"]) -> Tensors:
-    """The least magnitude that survived, by parameter; zero where none did, for there was nothing but zeros."""
-    found = {name: tensor.abs().where(tensor != 0, torch.inf).amin() for name, tensor in shared.items()}
-    if scope == "whole":
-        found = dict.fromkeys(shared, torch.stack(list(found.values())).amin())
-    return {name: least.where(least.isfinite(), 0) for name, least in found.items()}
 
 
 def _pruned(update: Update, scope: Literal["layer", "whole"], keeps: Callable[[Tensor], Tensor]) -> Update:

@@ -150,7 +150,7 @@ def insight(
     def away(found: Tensors, wanted: Tensors) -> Tensor:
         found, wanted = ({name: one[name] for name in names} for one in (found, wanted))
         unlikely = defense.unlikelihood(found, wanted)
-        expected = distance(defense.compared(found, wanted), wanted)
+        expected = distance(defense.expected(found, wanted), wanted)
         return expected if unlikely is None else expected * unlikely
 
     certain = defense.unlikelihood(shared, shared) is not None

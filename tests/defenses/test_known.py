@@ -71,40 +71,6 @@ def test_what_is_expected_is_nearer_to_what_is_shared_than_the_gradient_is(chain
     assert along(Known(chain).expected(given, shared), shared) >= along(given, shared) - 1e-6
 
 
-@pytest.mark.parametrize("chain", LEAVE_THE_MEAN, ids=repr)
-def test_what_is_compared_is_nearer_to_what_is_shared_than_the_gradient_is(chain):
-    given, shared = plain(), changed(list(chain), plain()).parameters
-    assert along(Known(chain).compared(given, shared), shared) >= along(given, shared) - 1e-6
-
-
-def test_what_is_pruned_counts_by_how_near_it_comes_to_what_survived():
-    """The survivors explain half of what was shared, and the guess is 1 / sqrt 2 as long: the least is that, the power 2."""
-    shared = {"a": torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])}
-    least = 0.5**0.5
-    found = torch.tensor([1.0, 0.0, least / 2, -3.0, 0.0], requires_grad=True)
-    for size in (7, 1):
-        compared = MagnitudePruning(keep=0.4).compared({"a": size * found}, shared)["a"]
-        assert compared.tolist() == pytest.approx([size * entry for entry in (1, 0, least / 8, -3, 0)], abs=1e-6)
-    (slope,) = torch.autograd.grad(compared.sum(), found)  # pyright: ignore[reportPossiblyUnboundVariable]
-    assert slope.tolist() == pytest.approx([1, 1, 0.25, 1, 0])
-
-
-def test_the_least_that_survived_is_the_parameter_s_or_of_all():
-    shared = {"a": torch.tensor([4.0, -2.0, 0.0]), "b": torch.tensor([0.0, 0.1])}
-    found = {"a": torch.tensor([4.0, -2.0, 1.0]), "b": torch.tensor([0.05, 0.1])}
-    layer, whole = (MagnitudePruning(keep=0.4, scope=scope).compared(found, shared) for scope in ("layer", "whole"))
-    assert layer["a"].tolist() == [4, -2, 0], "a right guess that is small was pruned"
-    assert whole["a"].tolist() == [4, -2, 1], "larger than what survived elsewhere"
-    assert layer["b"].tolist() == whole["b"].tolist() == [0, pytest.approx(0.1)]
-
-
-def test_where_nothing_survived_there_was_nothing():
-    shared, found = {"a": torch.zeros(3), "b": torch.ones(1)}, {"a": torch.tensor([0.0, 1e-9, 3.0]), "b": torch.ones(1)}
-    assert same(MagnitudePruning(keep=0.4).compared(found, shared), found)
-    nothing = {name: torch.zeros_like(tensor) for name, tensor in found.items()}
-    assert same(MagnitudePruning(keep=0.4).compared(nothing, nothing), nothing)
-
-
 def test_what_is_pruned_is_not_expected():
     given, shared = plain(), changed([MagnitudePruning(keep=0.2)], plain()).parameters
     assert same(Known((MagnitudePruning(keep=0.2),)).expected(given, shared), shared)
