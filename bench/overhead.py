@@ -57,8 +57,8 @@ def weight_app() -> ClientApp:
         client, round = int(context.node_config["partition-id"]), int(config["server-round"])  # pyright: ignore
         batch = cell.batch(round, client)
         sent = tensors_of(message.content.array_records[ARRAYS])
-        update = clients.app.share(cell, sent, batch, cell.draws(round, client))
-        rate = cell.study.training.learning_rate
+        update = clients.app.share(cell, round, sent, batch, cell.draws(round, client))
+        rate = cell.study.training_in(round).learning_rate
         weights = sent | {name: sent[name] - rate * tensor for name, tensor in update.parameters.items()}
         metrics = MetricRecord({EXAMPLES: len(batch)})
         return Message(RecordDict({ARRAYS: record_of(weights), METRICS: metrics}), reply_to=message)
@@ -108,7 +108,7 @@ def main() -> None:
             def wrapped() -> float:
                 begin = time.perf_counter()
                 with RoundLog(ledger, cell) as log:
-                    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, numbers, cell.chosen)
+                    updates = UpdateStrategy(inner_strategy(cell), cell.study.training_in, numbers, cell.chosen)
                     block(CuriousStrategy(updates, log, numbers), weights=False, evaluate=log.on_global_model)
                 return (time.perf_counter() - begin) / settings.rounds  # until the last write is done
 

@@ -84,7 +84,7 @@ def measured(side: str, clients: int, chosen: int, rounds: int, large: bool) -> 
                 train(grid, FedAvg(fraction_train=chosen / clients, fraction_evaluate=0.0), None)
             else:
                 with RoundLog(ledger, cell) as log:
-                    updates = UpdateStrategy(inner_strategy(cell), cell.study.training, numbers, cell.chosen)
+                    updates = UpdateStrategy(inner_strategy(cell), cell.study.training_in, numbers, cell.chosen)
                     train(grid, CuriousStrategy(updates, log, numbers), log)
                 ticks[-1] = time.perf_counter()  # a round is over when the last write is done
                 training_is_over, begin = threading.Event(), time.perf_counter()

@@ -31,7 +31,7 @@ def train(message: Message, context: Context) -> Message:
     cell = plan_from_json(str(config["study"])).cells[int(config["cell"])]  # pyright: ignore[reportArgumentType]
     client, round = int(context.node_config["partition-id"]), int(config["server-round"])  # pyright: ignore[reportArgumentType]
     batch, sent = cell.batch(round, client), tensors_of(message.content.array_records[ARRAYS])
-    update = share(cell, sent, batch, cell.draws(round, client))
+    update = share(cell, round, sent, batch, cell.draws(round, client))
     metrics = MetricRecord({EXAMPLES: len(batch)})
     return Message(RecordDict({ARRAYS: record_of(update.named()), METRICS: metrics}), reply_to=message)
 
@@ -42,12 +42,12 @@ def _network(model: Architecture, image_shape: ImageShape, classes: int) -> nn.M
     return model.build(image_shape, classes, seed=0)
 
 
-def share(cell: Cell, sent: Tensors, batch: Batch, rng: torch.Generator) -> Update:
-    """What a client of that federation shares for the batch, given the global model's tensors."""
+def share(cell: Cell, round: int, sent: Tensors, batch: Batch, rng: torch.Generator) -> Update:
+    """What a client of that federation shares for the batch in that round, given the global model's tensors."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pictures = pictures_of(cell.study.data)
     model = _network(cell.study.model, pictures.image_shape, pictures.classes)
     load_state(model, sent)
-    compute = defended_update(cell.defense.chain, cell.study.training)
+    compute = defended_update(cell.defense.chain, cell.study.training_in(round))
     update = compute(model.to(device), Batch(batch.images.to(device), batch.labels.to(device)), rng)
     return Update.of({name: tensor.cpu() for name, tensor in update.named().items()})

@@ -143,7 +143,7 @@ def train(grid: Grid, ledger: Ledger, cell: Cell, clients: dict[int, int]) -> No
         if federation.strategy in STATEFUL:
             done = -1  # its state is not kept: its rounds are repeated, and come out the same
         mine = {node: client for node, client in clients.items() if client < federation.clients}
-        updates = UpdateStrategy(inner_strategy(cell), cell.study.training, mine, cell.chosen)
+        updates = UpdateStrategy(inner_strategy(cell), cell.study.training_in, mine, cell.chosen)
         strategy = _GoingOn(CuriousStrategy(updates, log, mine, federation.secure_aggregation), ledger, cell.index, done)
         model = initial_model(cell)
         strategy.start(
@@ -228,7 +228,7 @@ class RoundLog:
             load_state(self._model, tensors)
             batch = examples_for_testing(self._study.data, self._study.federation.test_examples)
             torch.set_num_threads(1)  # the other processors belong to the clients
-            measured = accuracy(self._model, batch.images, batch.labels, self._study.training)
+            measured = accuracy(self._model, batch.images, batch.labels, self._study.training_in(round))
         self._ledger.finish_round(Round(self._cell, round, *measured))
         self.tidy([round])
 

@@ -117,13 +117,19 @@ def _together(shared: list[tuple[int, Update, int]]) -> tuple[int, Update, int]:
 class UpdateStrategy(Around):
     """Lets a strategy that averages weights work with clients that share updates.
 
-    `choose` gives the numbers of the clients that train in a round. Each reply becomes the weights that
-    the client would have sent: sent plus delta, or sent minus learning rate times gradient; buffers that the client kept
-    stay as sent. Replies go on in the order of the clients' numbers; one that is an error, not finite or of a wrong shape
-    does not go on. `clients`: node id to the client's number.
+    `training` gives what was ordered in a round, `choose` the numbers of the clients that train in it. Each reply becomes
+    the weights that the client would have sent: sent plus delta, or sent minus learning rate times gradient; buffers that
+    the client kept stay as sent. Replies go on in the order of the clients' numbers; one that is an error, not finite or of
+    a wrong shape does not go on. `clients`: node id to the client's number.
     """
 
-    def __init__(self, inner: Strategy, training: Training, clients: Mapping[int, int], choose: Callable[[int], list[int]]):
+    def __init__(
+        self,
+        inner: Strategy,
+        training: Callable[[int], Training],
+        clients: Mapping[int, int],
+        choose: Callable[[int], list[int]],
+    ):
         super().__init__(inner)
         self.training, self.clients, self.choose = training, clients, choose
         self._sent: Tensors = {}
@@ -142,14 +148,14 @@ class UpdateStrategy(Around):
                 read_reply(reply, self._sent)
             except BadReply:
                 continue
-            usable.append(self._as_weights(reply))
+            usable.append(self._as_weights(reply, self.training(server_round)))
         if not usable:
             return None, None
         arrays, metrics = self.inner.aggregate_train(server_round, usable)
         return None if arrays is None else ArrayRecord(dict(arrays.items())), metrics
 
-    def _as_weights(self, reply: Message) -> Message:
-        step = -self.training.learning_rate if self.training.shared == "gradient" else 1.0
+    def _as_weights(self, reply: Message, training: Training) -> Message:
+        step = -training.learning_rate if training.shared == "gradient" else 1.0
         shared, sent = next(iter(reply.content.array_records.values())), self._sent
 
         def weights(name: str) -> Tensor:

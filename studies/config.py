@@ -55,6 +55,10 @@ class Table(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="forbid", strict=True, frozen=True, arbitrary_types_allowed=True)
 
 
+def _training(value: Any) -> Any:
+    return Training(**value) if isinstance(value, Mapping) else value
+
+
 class Federation(Table):
     """Who takes part: `clients` hold the data, `clients_per_round` of them train in each of `rounds` rounds.
 
@@ -81,10 +85,13 @@ class Start(Table):
     """The global model's state when the attacks begin.
 
     Untrained by default; `after_rounds` trains that many rounds of the same federation first, which are not recorded;
-    `checkpoint` is a file of weights, safetensors or PyTorch's (read with `weights_only`), relative to the study's folder.
+    `training` is how, where not as [training] says: a model with BatchNorm learns in train mode only, whatever mode it is
+    attacked in. `checkpoint` is a file of weights, safetensors or PyTorch's (read with `weights_only`), relative to the
+    study's folder.
     """
 
     after_rounds: Index = 0
+    training: Annotated[Training | None, BeforeValidator(_training)] = None
     checkpoint: str | None = None
 
 
@@ -266,7 +273,7 @@ class Study(Table):
     partition: Annotated[Partition, BeforeValidator(chosen_from(PARTITIONS))] = IID()
     model: Annotated[Architecture, BeforeValidator(chosen_from(MODELS))]
     start: Start = Start()
-    training: Training = Training()
+    training: Annotated[Training, BeforeValidator(_training)] = Training()
     federation: Federation = Federation()
     record: Record = Record()
     granted: Grants = Grants()
@@ -278,35 +285,27 @@ class Study(Table):
     resources: Resources = Resources()
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 
-    @pydantic.field_validator("training", mode="before")
-    @classmethod
-    def _training(cls, value: Any) -> Any:
-        return Training(**value) if isinstance(value, Mapping) else value
-
     @pydantic.model_validator(mode="after")
     def _consistent(self) -> Self:
-        federation, training, start = self.federation, self.training, self.start
+        federation, start = self.federation, self.start
         if federation.clients_per_round > federation.clients:
             raise SettingsError(
                 f"federation.clients_per_round = {federation.clients_per_round} is more than "
                 f"federation.clients = {federation.clients}; lower it"
             )
-        if training.shared == "gradient":
-            if (training.epochs, training.steps, training.momentum) != (1, 0, 0.0):
-                raise SettingsError(
-                    "training.shared = 'gradient' is one step: leave out epochs, steps and momentum, or share a 'delta'"
-                )
-            if federation.examples_per_round not in (0, training.batch_size):
-                raise SettingsError(
-                    f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, "
-                    f"which is of one batch: leave it out, or set training.batch_size to it"
-                )
-        if training.steps and training.epochs != 1:
-            raise SettingsError(f"training.steps = {training.steps} takes the place of training.epochs; leave one out")
+        for place, training in self._trainings.items():
+            _check_training(place, training)
+        if self.training.shared == "gradient" and federation.examples_per_round not in (0, self.training.batch_size):
+            raise SettingsError(
+                f"federation.examples_per_round = {federation.examples_per_round} does not fit a shared gradient, "
+                f"which is of one batch: leave it out, or set training.batch_size to it"
+            )
         if len(set(self.seeds)) < len(self.seeds):
             raise SettingsError(f"seeds = {self.seeds} names a seed twice; the same run is no second sample, leave it out")
         if start.after_rounds and start.checkpoint:
             raise SettingsError("start.after_rounds and start.checkpoint exclude each other; leave one out")
+        if start.training and start.checkpoint:
+            raise SettingsError("start.training and start.checkpoint exclude each other; leave one out")
         if self.record.clients != "all" and max(self.record.clients) >= federation.clients:
             raise SettingsError(
                 f"record.clients = {self.record.clients} names a client beyond the last, {federation.clients - 1}"
@@ -328,16 +327,32 @@ class Study(Table):
         if self.reference and self.reference not in names:
             raise SettingsError(f"reference = '{self.reference}' is no attack of this study; {choices(self.reference, names)}")
         for index, defense in enumerate(self.defenses):
-            try:
-                defended_update(defense.chain, training)
-            except ValueError as error:
-                raise SettingsError(f"defenses[{index}] ('{defense.name}'): {error}") from None
+            for training in self._trainings.values():
+                try:
+                    defended_update(defense.chain, training)
+                except ValueError as error:
+                    raise SettingsError(f"defenses[{index}] ('{defense.name}'): {error}") from None
         return self
 
     @property
+    def _trainings(self) -> dict[str, Training]:
+        """Every table that says how clients train, by its place."""
+        return {"training": self.training} | ({"start.training": self.start.training} if self.start.training else {})
+
+    def training_in(self, round: int) -> Training:
+        """What the server orders in a round, counted from the federation's first."""
+        before = round <= self.start.after_rounds
+        return self.start.training if before and self.start.training else self.training
+
+    @property
     def client_data(self) -> ClientData:
-        """What the clients hold and how many examples each uses in a round."""
-        examples = self.training.batch_size if self.training.shared == "gradient" else self.federation.examples_per_round
+        """What the clients hold and how many examples each uses in a round that may be attacked."""
+        return self.client_data_in(self.rounds)
+
+    def client_data_in(self, round: int) -> ClientData:
+        """What the clients hold and how many examples each uses in a round, counted from the federation's first."""
+        training = self.training_in(round)
+        examples = training.batch_size if training.shared == "gradient" else self.federation.examples_per_round
         return ClientData(
             data=self.data,
             partition=self.partition,
@@ -356,6 +371,15 @@ class Study(Table):
         counted = round - self.start.after_rounds
         right_round = counted >= 1 and (self.record.rounds == "all" or counted in self.record.rounds)
         return right_round and (self.record.clients == "all" or client in self.record.clients)
+
+
+def _check_training(place: str, training: Training) -> None:
+    if training.shared == "gradient" and (training.epochs, training.steps, training.momentum) != (1, 0, 0.0):
+        raise SettingsError(
+            f"{place}.shared = 'gradient' is one step: leave out epochs, steps and momentum, or share a 'delta'"
+        )
+    if training.steps and training.epochs != 1:
+        raise SettingsError(f"{place}.steps = {training.steps} takes the place of {place}.epochs; leave one out")
 
 
 class Campaign(Table):
@@ -434,7 +458,7 @@ class Cell:
 
     def batch(self, round: int, client: int) -> Batch:
         """The examples that a client trains on in a round."""
-        return client_batch(self.study.client_data, client, round, self.seed)
+        return client_batch(self.study.client_data_in(round), client, round, self.seed)
 
     def draws(self, round: int, client: int) -> torch.Generator:
         """Where a client's training and its defenses take their chance from in a round: afresh at every call."""

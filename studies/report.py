@@ -24,7 +24,7 @@ from learning.data import DATA, pictures_of
 from learning.models import MODELS, has_batch_norm
 from learning.partitions import PARTITIONS
 from studies.attacking import truth
-from studies.config import Cell, Grants, Plan
+from studies.config import Cell, Grants, Plan, Start
 from studies.evidence import Evidence, Picked, Point
 from studies.exactness import exact_tables
 from studies.ledger import Ledger, Result, Victim
@@ -292,6 +292,7 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         f"weights from the checkpoint {Path(s.start.checkpoint).name}"
         if s.start.checkpoint
         else f"trained for {plural(s.start.after_rounds, 'round')} of the same federation before the first attack"
+        + _trained_how(s.start)
         if s.start.after_rounds
         else "untrained: weights are drawn from the seed"
         for s in studies
@@ -323,6 +324,13 @@ def _threat(evidence: Evidence) -> dict[str, Any]:
         "rounds": each(lambda s: s.federation.rounds),
         "grants": sorted({attack.granted for attack in evidence.attacks.values()} - {"nothing"}),
     }
+
+
+def _trained_how(start: Start) -> str:
+    """How the rounds before the attacks were trained, where not as those that are attacked."""
+    if start.training is None:
+        return ""
+    return f", with {', '.join(f'{name} = {value}' for name, value in settings_of(start.training))}"
 
 
 def _model(cell: Cell) -> tuple[str, bool, int] | None:

@@ -39,10 +39,10 @@ def test_every_defense_stands_between_a_client_and_its_update(chain, work):
     model = defended.study.model  # the bare federation's, unless the defense is a part of it
     sent = parameters_of(model.build(pictures.image_shape, pictures.classes, seed=1))
     batch = client_batch(bare.study.client_data, 0, 1, 0)
-    shared, again = (share(defended, sent, batch, generator("client")) for _ in range(2))
+    shared, again = (share(defended, 1, sent, batch, generator("client")) for _ in range(2))
     assert shared.parameters.keys() == sent.keys()
     if model == bare.study.model:
-        assert share(bare, sent, batch, generator("client")).parameters.keys() == sent.keys()
+        assert share(bare, 1, sent, batch, generator("client")).parameters.keys() == sent.keys()
     for name, tensor in shared.parameters.items():
         assert tensor.shape == sent[name].shape
         assert tensor.isfinite().all()

@@ -15,11 +15,12 @@ import clients.app
 from attacks.matching.distances import squared_distance
 from learning.data import client_batch, pictures_of
 from learning.messages import ARRAYS, CONFIG, EXAMPLES, METRICS, record_of, tensors_of
-from learning.tensors import generator, load_state
+from learning.tensors import generator, load_state, parameters_of
 from learning.training import gradient, set_mode
 from studies.attacking import Interrogation, truth
 from studies.config import Grants, make_plan
 from studies.ledger import Ledger, Victim
+from studies.preparation import initial_model
 from tests.federations import SMALL, changed, run
 
 MODELS = {
@@ -331,6 +332,36 @@ def test_batch_statistics_that_are_sent_are_aggregated_and_kept_ones_stay(tmp_pa
             assert all(same) if buffers == "kept" else not any(same)
             victim = next(iter(ledger.observations()))
             assert (len(ledger.update(victim).buffers) > 0) == (buffers == "sent")
+
+
+def test_the_rounds_before_the_start_are_trained_as_its_own_table_says(tmp_path, colour_folder):
+    """In train mode and with statistics that move, although the attacked rounds are in eval mode and leave them."""
+    first = {"after_rounds": 1, "training": {"batch_size": 4, "learning_rate": 0.02, "batch_norm": "train", "buffers": "sent"}}
+    raw = changed(
+        data={"name": "image-folder", "root": str(colour_folder), "size": 12},
+        model={"name": "convnet", "width": 4},
+        training={"batch_size": 2, "learning_rate": 0.3},
+        federation={"clients": 2, "clients_per_round": 2, "rounds": 1},
+        start=first,
+        granted={"public": 0},
+        attacks=["null"],
+        defenses=["none"],
+    )
+    with run(tmp_path / "run", raw) as ledger:
+        cell = ledger.plan.cells[0]
+        assert [len(cell.batch(round, 0)) for round in (1, 2)] == [4, 2]
+        assert [ledger.examples(victim) for victim in ledger.observations()] == [2, 2]
+        # the first round is one step of 4 pictures a client at the rate .02, with the statistics of those pictures
+        model = initial_model(cell).train()
+        sent = parameters_of(model)
+        steps = [gradient(model, cell.batch(1, client)) for client in range(2)]
+        reached = ledger.model(0, 2)
+        for name, weight in sent.items():
+            assert torch.allclose(reached[name], weight - 0.02 * (steps[0][name] + steps[1][name]) / 2, atol=1e-6)
+        means = [name for name in reached if name.endswith("running_mean")]
+        assert all(reached[name].abs().max() > 0 for name in means)
+        # and the second leaves the statistics where they were
+        assert all(torch.equal(reached[name], ledger.model(0, 3)[name]) for name in means)
 
 
 def test_the_batch_is_the_one_that_the_client_drew(tmp_path):

@@ -15,7 +15,7 @@ from learning.data import client_batch
 from learning.messages import ARRAYS, EXAMPLES, METRICS, record_of, tensors_of
 from learning.models import MLP
 from learning.tensors import Tensors, Update, generator, load_state, parameters_of
-from learning.training import Training, local_update
+from learning.training import local_update
 from server.app import STRATEGIES, inner_strategy
 from server.strategy import BadReply, CuriousStrategy, UpdateStrategy, read_reply
 from studies.config import make_plan
@@ -88,7 +88,7 @@ def test_a_wrapped_strategy_of_updates_trains_the_same_bits(name, shared):
     cell, watcher = plan.cells[0], Watcher()
 
     def updates() -> Strategy:
-        return UpdateStrategy(inner_strategy(cell), cell.study.training, NODES, cell.chosen)
+        return UpdateStrategy(inner_strategy(cell), cell.study.training_in, NODES, cell.chosen)
 
     def config() -> ConfigRecord:
         return ConfigRecord({"study": plan.canonical(), "cell": 0})
@@ -102,10 +102,9 @@ def test_a_wrapped_strategy_of_updates_trains_the_same_bits(name, shared):
 
 def test_fedsgd_moves_by_the_mean_gradient_and_fedavg_by_the_mean_delta():
     for shared in ("gradient", "delta"):
-        training = Training(shared=shared, learning_rate=0.3, batch_size=2)
         plan = make_plan(changed(training={"shared": shared, "learning_rate": 0.3}, model={"width": 8}))
         cell = plan.cells[0]
-        strategy = UpdateStrategy(inner_strategy(cell), training, NODES, lambda round: [1, 3, 4])
+        strategy = UpdateStrategy(inner_strategy(cell), cell.study.training_in, NODES, lambda round: [1, 3, 4])
         sent = {"w": torch.tensor([1.0, 2.0])}
         strategy._sent = sent
         shares = {1: torch.tensor([0.5, 1.0]), 3: torch.tensor([-1.0, 0.0]), 4: torch.tensor([2.0, 2.0])}
@@ -119,13 +118,12 @@ def test_fedsgd_moves_by_the_mean_gradient_and_fedavg_by_the_mean_delta():
 
 
 def test_the_order_of_replies_does_not_matter():
-    training = Training(learning_rate=0.3)
     cell = make_plan(SMALL).cells[0]
     grid = InlineGrid(ClientApp(), len(NODES))
     shares = {client: torch.randn(50, generator=generator(client)) for client in range(6)}
     outcomes = []
     for order in ([0, 1, 2, 3, 4, 5], [5, 3, 1, 0, 2, 4], [2, 4, 0, 5, 1, 3]):
-        strategy = UpdateStrategy(inner_strategy(cell), training, NODES, lambda round: list(range(6)))
+        strategy = UpdateStrategy(inner_strategy(cell), cell.study.training_in, NODES, lambda round: list(range(6)))
         strategy._sent = {"w": torch.zeros(50)}
         arrays, _ = strategy.aggregate_train(1, [reply_from(grid, client + 1, {"w": shares[client]}) for client in order])
         assert arrays is not None
@@ -163,7 +161,7 @@ def test_an_unusable_reply_is_refused_in_words(tensors, examples, said):
 def test_the_update_that_the_server_sees_is_the_clients_to_the_last_bit(shared):
     plan = make_plan(changed(training={"shared": shared}, federation={"examples_per_round": 3 if shared == "delta" else 0}))
     cell, watcher = plan.cells[0], Watcher()
-    strategy = UpdateStrategy(inner_strategy(cell), cell.study.training, NODES, cell.chosen)
+    strategy = UpdateStrategy(inner_strategy(cell), cell.study.training_in, NODES, cell.chosen)
     model = cell.study.model.build((1, 8, 8), 10, seed=3)
     config = ConfigRecord({"study": plan.canonical(), "cell": 0})
     CuriousStrategy(strategy, watcher, NODES).start(

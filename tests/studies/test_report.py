@@ -261,6 +261,15 @@ def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path)
     assert all("to" in row[2] for row in rows if row is not rows[1])
 
 
+def test_the_page_says_how_the_model_was_trained_before_the_attacks(tmp_path):
+    raw = {**RAW, "start": {"after_rounds": 1, "training": {"batch_norm": "train", "learning_rate": 0.25}}}
+    with created(tmp_path / "run", raw) as ledger:
+        page = checked(page_of(ledger)).text_content()
+    assert "trained for 1 round of the same federation before the first attack, with shared = gradient, batch_size = 1" in page
+    assert "learning_rate = 0.25" in page
+    assert "batch_norm = train" in page
+
+
 def test_without_a_reference_nothing_is_priced(whole):
     assert not whole[2].xpath("//section[@id = 'prices']")
 
