@@ -131,6 +131,8 @@ def main() -> None:
     parser.add_argument("--model", choices=list(MODELS), default="lenet", help="Soteria's layer is LeNet's")
     parser.add_argument("--tuning", action="store_true")
     settings = parser.parse_args()
+    if settings.model != "lenet" and "Soteria 80 %" in settings.defenses:
+        parser.error(f"--model {settings.model} has no layer as Soteria's row names it, LeNet's: leave it out of --defenses")
     torch.set_num_threads(1)
     pictures = pictures_of({"mnist": MNIST(), "cifar10": CIFAR10()}[settings.data])
     split = "tuning" if settings.tuning else "report"

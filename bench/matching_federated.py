@@ -75,6 +75,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=["inverting-gradients", "dimitrov", "sme"])
     parser.add_argument("--breaching", default="", help="a folder that holds breaching")
     asked = parser.parse_args()
+    if asked.breaching and (asked.work, asked.of) != ("few", 4):
+        parser.error("--breaching takes all pictures in every step, and so do only the `few` with --of 4: leave it out")
     torch.set_num_threads(1)
     weight = asked.total_variation
     methods: dict[str, Attack] = {

@@ -6,6 +6,7 @@ Random pictures and untrained models. `at once` is how many the attack takes by 
 that is a good one. The pictures found are compared with those found alone.
 """
 
+import argparse
 import itertools
 import time
 
@@ -40,6 +41,7 @@ def observed(architecture: Architecture, shape: tuple[int, int, int], size: int)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     attack = InvertingGradients(labels=GivenLabels(), iterations=200)
     for (name, (architecture, shape)), size in itertools.product(MODELS.items(), (1, 4)):
