@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from learning.tensors import Tensors, Update
+from learning.tensors import Tensors, Update, generator
 from learning.training import Training
 
 
@@ -202,8 +202,12 @@ class Attack(ABC):
 
 
 def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Float[Tensor, "batch classes"]:
-    """The rows of class probabilities that a label restoration gives. Raises `NotApplicable` where it does."""
-    rows = restoration.reconstruct(observation, rng).labels
+    """The rows of class probabilities that a label restoration gives. Raises `NotApplicable` where it does.
+
+    Its draws are its own, by the seed of `rng`: two restorations that find the same labels leave the pictures' search the
+    same start, and what they are worth differs by the labels alone.
+    """
+    rows = restoration.reconstruct(observation, generator("labels", rng.initial_seed())).labels
     assert rows is not None, "label restorations restore labels"
     return rows
 

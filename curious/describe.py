@@ -43,9 +43,7 @@ def describe_plan(plan: Plan, console: Console) -> None:
     if len(groups) > MOST_ROWS:
         console.print(f"and {len(groups) - MOST_ROWS} more rows")
     updates = sum(len(cell.recorded()) for cell in plan.cells)
-    attacks = sum(
-        named.undergone_by(cell.seed, *at) for named in study.attacks for cell in plan.cells for at in cell.recorded()
-    )
+    attacks = sum(named.undergone_by(cell, *at) for named in study.attacks for cell in plan.cells for at in cell.recorded())
     lines = [
         f"{len(plan.cells)} federations; updates: recorded and attacked; held: examples a client holds.",
         *dict.fromkeys(_work(cell) for cell in plan.cells[:MOST_ROWS]),

@@ -42,7 +42,7 @@ def facts(ledger: Ledger) -> Iterator[Fact]:
         for round, client in cell.recorded():
             if (cell.index, round, client) not in failed:
                 for name, named in attacks.items():
-                    expected[cell.index, round, name] += named.undergone_by(cell.seed, round, client)
+                    expected[cell.index, round, name] += named.undergone_by(cell, round, client)
     found: dict[tuple[int, int, str], list[dict[str, Any]]] = defaultdict(list)
     for result in ledger.results():
         found[result.victim.cell, result.victim.round, result.attack].append(result.scores)

@@ -80,8 +80,8 @@ class Interrogation:
             return [victim]
         if not last and not self._ledger.is_over(victim.cell, victim.round):
             return []
-        named, seed = self._attacks[name][0], self._ledger.plan.cells[victim.cell].seed
-        alike = [one for one in self._ledger.alike(victim) if named.undergone_by(seed, one.round, one.client)]
+        named, cell = self._attacks[name][0], self._ledger.plan.cells[victim.cell]
+        alike = [one for one in self._ledger.alike(victim) if named.undergone_by(cell, one.round, one.client)]
         size = min(most, math.ceil(len(alike) / self._pool.workers))
         first = alike.index(victim) // size * size
         return alike[first : first + size]
@@ -97,7 +97,7 @@ class Interrogation:
         named, grants = self._attacks[name]
         cell = self._ledger.plan.cells[victim.cell]
         kind = name_of(ATTACKS, named.attack)  # not its own name: the same attack with other settings has the same start
-        seed = derived_seed(cell.seed, "attack", kind, victim.round, victim.client)
+        seed = derived_seed(cell.seed, "attack", kind, cell.study.counted(victim.round), victim.client)
         observation = self.observation(victim, grants)
         if named.knows_defense:
             observation = _knowing(observation, cell)

@@ -84,10 +84,10 @@ class Federation(Table):
 class Start(Table):
     """The global model's state when the attacks begin.
 
-    Untrained by default; `after_rounds` trains that many rounds of the same federation first, which are not recorded;
-    `training` is how, where not as [training] says: a model with BatchNorm learns in train mode only, whatever mode it is
-    attacked in. `checkpoint` is a file of weights, safetensors or PyTorch's (read with `weights_only`), relative to the
-    study's folder.
+    Untrained by default; `after_rounds` trains that many rounds of the same federation first, which are not recorded (the
+    recorded ones have the same pictures as without them); `training` is how, where not as [training] says: a model with
+    BatchNorm learns in train mode only, whatever mode it is attacked in. `checkpoint` is a file of weights, safetensors or
+    PyTorch's (read with `weights_only`), relative to the study's folder.
     """
 
     after_rounds: Index = 0
@@ -184,9 +184,9 @@ class NamedAttack:
         share = {"sample": self.sample} if self.sample < 1 else {}
         return {"as": self.name, **told, **share, **table_of(ATTACKS, self.attack)}
 
-    def undergone_by(self, seed: int, round: int, client: int) -> bool:
+    def undergone_by(self, cell: "Cell", round: int, client: int) -> bool:
         """Whether an update is in the sample: the same ones behind every defense, and in every larger sample."""
-        return self.sample >= 1 or _drawn(seed, round, client) < self.sample
+        return self.sample >= 1 or _drawn(cell.seed, cell.study.counted(round), client) < self.sample
 
 
 @lru_cache(maxsize=1 << 20)
@@ -366,9 +366,18 @@ class Study(Table):
         """All rounds of one federation, those before the attacks begin included."""
         return self.start.after_rounds + self.federation.rounds
 
+    def counted(self, round: int) -> int:
+        """A round's number: 1 for the first that may be attacked, and -1, -2 and so on for those before, from the first.
+
+        Chance is drawn by it: what comes before the attacks changes the model that is attacked, and not the clients, their
+        pictures and their draws, so that an attack on an untrained and on a trained model is asked of the same victims.
+        """
+        after = self.start.after_rounds
+        return round - after if round > after else -round
+
     def recorded(self, round: int, client: int) -> bool:
         """Whether the update of that client in that round (counted from the federation's first) is kept and attacked."""
-        counted = round - self.start.after_rounds
+        counted = self.counted(round)
         right_round = counted >= 1 and (self.record.rounds == "all" or counted in self.record.rounds)
         return right_round and (self.record.clients == "all" or client in self.record.clients)
 
@@ -439,7 +448,7 @@ class Cell:
     def chosen(self, round: int) -> list[int]:
         """The clients that train in a round, in order: they depend on the seed and the round alone, not on the defense."""
         federation = self.study.federation
-        rng = np.random.default_rng(derived_seed(self.seed, "clients", round))
+        rng = np.random.default_rng(derived_seed(self.seed, "clients", self.study.counted(round)))
         return sorted(rng.choice(federation.clients, size=federation.clients_per_round, replace=False).tolist())
 
     def seen(self, round: int) -> list[int]:
@@ -458,11 +467,11 @@ class Cell:
 
     def batch(self, round: int, client: int) -> Batch:
         """The examples that a client trains on in a round."""
-        return client_batch(self.study.client_data_in(round), client, round, self.seed)
+        return client_batch(self.study.client_data_in(round), client, self.study.counted(round), self.seed)
 
     def draws(self, round: int, client: int) -> torch.Generator:
         """Where a client's training and its defenses take their chance from in a round: afresh at every call."""
-        return generator(self.seed, "client", client, round)
+        return generator(self.seed, "client", client, self.study.counted(round))
 
     @property
     def setting(self) -> str:

@@ -277,7 +277,7 @@ class Ledger:
     def expected(self) -> int:
         """How many results there will be if no client fails."""
         return sum(
-            named.undergone_by(cell.seed, *place)
+            named.undergone_by(cell, *place)
             for named in self.named_attacks().values()
             for cell in self.plan.cells
             for place in cell.recorded()
@@ -295,7 +295,7 @@ class Ledger:
         return {name: named_attack(table) for name, (table, _) in self.attacks().items()}
 
     def _undergoes(self, settings: str, cell: int, round: int, client: int) -> bool:
-        return _attack_of(settings).undergone_by(self.plan.cells[cell].seed, round, client)
+        return _attack_of(settings).undergone_by(self.plan.cells[cell], round, client)
 
     def pending(self, limit: int) -> list[tuple[Victim, str]]:
         """Up to `limit` recorded updates and attacks on them that have no result yet, in order."""

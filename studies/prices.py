@@ -44,10 +44,9 @@ def prices(evidence: Evidence) -> list[Price]:
 
 
 def _in_order(values: Values) -> Values:
-    """The values by seed, client and the place of the round among the recorded ones: states of the model differ in rounds.
+    """The values by seed, client and the place of the round among the recorded ones.
 
-    Where rounds differ, so do the clients' batches: the difference is then one of two updates of a client, and has the
-    spread of both.
+    A model that was trained first is attacked in a later round of its federation, and on the same batches (`Study.counted`).
     """
     rounds = sorted({picked.round for picked in values})
     return {Picked(picked.seed, rounds.index(picked.round), picked.client): value for picked, value in values.items()}

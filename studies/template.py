@@ -313,7 +313,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% if prices %}
 <section id="prices" aria-labelledby="prices-title">
 <h2 id="prices-title">What assumptions are worth</h2>
-<p class="note">Every attack at every setting, undefended, against the attack “{{ study.reference }}” at the first setting. Below each mean is the difference from there with its 95 % interval, of the same client’s update in both (where the state of the model differs, of two batches of that client).</p>
+<p class="note">Every attack at every setting, undefended, against the attack “{{ study.reference }}” at the first setting. Below each mean is the difference from there with its 95 % interval, of the same client’s batch in both (of another of its batches where the settings record other rounds).</p>
 <div class="scroll wide-table" role="region" aria-label="Table of what assumptions are worth" tabindex="0"><table class="results">
 <caption>Prices of assumptions</caption>
 <thead><tr><th scope="col">Setting</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Exact, %</th><th scope="col">Labels right, %</th></tr></thead>

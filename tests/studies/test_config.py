@@ -219,6 +219,20 @@ def test_the_clients_of_a_round_depend_on_seed_and_round_alone(planned):
     assert chosen("", seeds="[1]") != plain
 
 
+def test_what_comes_before_the_attacks_changes_no_client_no_batch_and_no_draw(planned):
+    def of(round: int, client: int, start: int) -> tuple:
+        tables = f"[federation]\nclients = 20\nclients_per_round = 5\n[start]\nafter_rounds = {start}"
+        cell = planned(study(tables)).cells[0]
+        sampled = tuple(named_attack({"name": "null", "sample": 0.5}).undergone_by(cell, round, one) for one in range(20))
+        return cell.chosen(round), cell.batch(round, client).images.tolist(), cell.draws(round, client).initial_seed(), sampled
+
+    for round, client in ((1, 0), (2, 0), (1, 7)):
+        assert of(round, client, start=0) == of(round + 3, client, start=3)
+    for round in (1, 2, 3):
+        assert of(round, 4, start=3) == of(round, 4, start=5), "the rounds before are the first ones of a longer start"
+    assert len({str(of(round, 4, start=3)) for round in range(1, 7)}) == 6
+
+
 def test_a_cell_says_what_it_records(planned):
     cell = planned(study("[record]\nrounds = [2]\n[start]\nafter_rounds = 1")).cells[0]
     assert cell.recorded() == [(3, client) for client in cell.chosen(3)]

@@ -34,7 +34,9 @@ def test_the_same_updates_undergo_it_behind_every_defense(tmp_path):
 
 def test_the_share_is_about_the_sample_and_the_table_keeps_it():
     attack = named_attack({"name": "ilrg", "sample": 0.3})
-    drawn = [attack.undergone_by(seed, round, client) for seed in range(5) for round in range(10) for client in range(20)]
+    cells = make_plan(changed(seeds=[0, 1, 2, 3, 4], defenses=["none"])).cells
+    drawn = [attack.undergone_by(cell, round, client) for cell in cells for round in range(10) for client in range(20)]
+    assert len(drawn) == 1000
     assert 0.25 < sum(drawn) / 1000 < 0.35
     assert named_attack(attack.table()) == attack
     assert "sample" not in named_attack({"name": "ilrg"}).table()

@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from attacks import Granted, NotApplicable, Observation, Reconstruction
 from attacks.attack import label_rows
-from attacks.labels import GivenLabels, IDLGLabels
-from attacks.matching import DLG, SME, Dimitrov, InvertingGradients, dlg, inverting_gradients, priors
+from attacks.labels import GengLabels, GivenLabels, IDLGLabels
+from attacks.matching import DLG, SME, Dimitrov, GradInversion, InvertingGradients, dlg, inverting_gradients, priors
 from attacks.matching.adam import descend, falling, soft_sign
 from attacks.matching.descent import minimise
 from attacks.matching.distances import (
@@ -475,6 +475,19 @@ def test_an_update_that_is_not_finite_gives_pictures_all_the_same(attack):
     assert found.images.isfinite().all()
     assert found.labels.isfinite().all()
     assert found.loss == math.inf
+
+
+@pytest.mark.parametrize("attack", [InvertingGradients(iterations=3), GradInversion(iterations=3, seeds=2)])
+def test_restored_labels_that_are_right_lead_to_the_very_pictures_of_given_ones(attack):
+    batch = random_batch(3)
+    labels = batch.labels.sort().values
+    observation = observe(MLP().build(SHAPE, CLASSES, 0), batch, granted=Granted(labels=labels))
+    given, restored = (
+        replace(attack, labels=restoration).reconstruct(observation, generator(0))
+        for restoration in (GivenLabels(), GengLabels())
+    )
+    assert restored.labels.argmax(1).tolist() == labels.tolist()
+    assert torch.equal(restored.images, given.images)
 
 
 @pytest.mark.parametrize("attack", [DLG(labels=GivenLabels()), InvertingGradients(labels=GivenLabels())], ids=repr)
