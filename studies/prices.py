@@ -6,6 +6,7 @@ The reference is one attack at the grid's first point, where the study grants it
 from dataclasses import dataclass
 
 from studies.evidence import Evidence, Picked, Values, differences, estimated
+from studies.restorations import accuracy_before, state_of
 from studies.scores import Estimate
 
 PRICED = ("psnr", "identified", "exact", "label_accuracy")
@@ -15,10 +16,12 @@ PRICED = ("psnr", "identified", "exact", "label_accuracy")
 class Price:
     """One attack at one point.
 
-    `worth`: by metric its mean and, but for the reference itself, the paired difference from there.
+    `state`: in words, of the model as it was sent in the first and the last of the attacked rounds. `worth`: by metric its mean
+    and, but for the reference itself, the paired difference from there.
     """
 
     setting: str
+    state: str
     attack: str
     reference: bool
     worth: dict[str, tuple[Estimate, Estimate | None]]
@@ -32,6 +35,7 @@ def prices(evidence: Evidence) -> list[Price]:
     known = {metric: _in_order(evidence.values(evidence.settings[0], defense, reference, metric)) for metric in PRICED}
     found = []
     for setting in evidence.settings:
+        state = _state(evidence, setting, defense)
         for attack in (info.name for info in evidence.attacks.values() if not info.control):
             itself, worth = (setting, attack) == (evidence.settings[0], reference), {}
             for metric in PRICED:
@@ -39,8 +43,14 @@ def prices(evidence: Evidence) -> list[Price]:
                 if (mean := estimated(values)) is not None:
                     worth[metric] = mean, None if itself else estimated(differences(values, known[metric]))
             if worth:
-                found.append(Price(setting, attack, itself, worth))
+                found.append(Price(setting, state, attack, itself, worth))
     return found if any(price.reference for price in found) else []
+
+
+def _state(evidence: Evidence, setting: str, defense: str) -> str:
+    rounds = {key.round for attack in evidence.attacks for key in evidence.results(setting, defense, attack)}
+    ends = sorted({min(rounds), max(rounds)}) if rounds else []
+    return " to ".join(state_of(round, accuracy_before(evidence, setting, defense, round)) for round in ends)
 
 
 def _in_order(values: Values) -> Values:

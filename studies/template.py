@@ -313,13 +313,13 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% if prices %}
 <section id="prices" aria-labelledby="prices-title">
 <h2 id="prices-title">What assumptions are worth</h2>
-<p class="note">Every attack at every setting, undefended, against the attack “{{ study.reference }}” at the first setting. Below each mean is the difference from there with its 95 % interval, of the same client’s batch in both (of another of its batches where the settings record other rounds).</p>
+<p class="note">Every attack at every setting, undefended, against the attack “{{ study.reference }}” at the first setting. Below each mean is the difference from there with its 95 % interval, of the same client’s batch in both (of another of its batches where the settings record other rounds). Below the setting stands the round of the attacked updates, and the accuracy of the model as it was sent in it.</p>
 <div class="scroll wide-table" role="region" aria-label="Table of what assumptions are worth" tabindex="0"><table class="results">
 <caption>Prices of assumptions</caption>
 <thead><tr><th scope="col">Setting</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Exact, %</th><th scope="col">Labels right, %</th></tr></thead>
 <tbody>
 {% for price in prices %}
-<tr><th scope="row">{{ price.setting or '–' }}</th><td class="left">{{ price.attack }}{% if price.reference %} <span class="tag">reference</span>{% endif %}</td>
+<tr><th scope="row">{{ price.setting or '–' }}{% if price.state %} <small>{{ price.state }}</small>{% endif %}</th><td class="left">{{ price.attack }}{% if price.reference %} <span class="tag">reference</span>{% endif %}</td>
 {% for metric in priced %}
 {% set scale = 1 if metric == 'psnr' else 100 %}
 {% if metric in price.worth %}{% set value, difference = price.worth[metric] %}<td><span class="value">{{ (value.mean * scale)|number(1) }}</span>{% if difference %} <small>{{ (difference.mean * scale)|signed(1) }}</small> <small class="interval">{{ interval(difference.low, difference.high, scale) }}</small>{% endif %}</td>{% else %}<td class="dash">–</td>{% endif %}

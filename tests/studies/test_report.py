@@ -244,6 +244,8 @@ def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path)
     raw["grid"] = {"state": [{"as": "untrained", "start.after_rounds": 0}, {"as": "trained", "start.after_rounds": 1}]}
     with created(tmp_path / "run", raw) as ledger:
         for cell in ledger.plan.cells:
+            if cell.study.start.after_rounds:
+                ledger.finish_round(Round(cell.index, 1, 0.625, 1.0))
             for round, client in cell.recorded():
                 victim, trained = Victim(cell.index, round, client), cell.study.start.after_rounds
                 ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
@@ -252,8 +254,9 @@ def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path)
                     ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.1), Reconstruction())
         (table,) = checked(page_of(ledger)).xpath("//table[caption = 'Prices of assumptions']")
     rows = [[" ".join(cell.text_content().split()) for cell in row] for row in table.xpath("./tbody/tr")]
+    untrained, trained = "untrained round 1 to round 2", "trained round 2, accuracy 62.5 % to round 3, accuracy 62.5 %"
     assert [(row[0], row[1]) for row in rows] == [
-        ("untrained", "ig 100%=a_b"), ("untrained", "told reference"), ("trained", "ig 100%=a_b"), ("trained", "told"),
+        (untrained, "ig 100%=a_b"), (untrained, "told reference"), (trained, "ig 100%=a_b"), (trained, "told"),
     ]  # fmt: skip
     assert len(rows[1][2].split()) == 1  # the reference has no price
     price = f"{MINUS}10.0 {MINUS}10.0 to {MINUS}10.0"
