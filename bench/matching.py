@@ -101,6 +101,15 @@ def ours(name: str, picture: int, size: int, iterations: int, restarts: int) -> 
     return {"seconds": seconds, "steps": len(found.history) - 1, "psnr": decibels(found.images, batch.images)}
 
 
+def breaching_folder(folder: str) -> str:
+    """The folder that an argument names, checked before anything is measured."""
+    if not (Path(folder) / "breaching").is_dir():
+        raise argparse.ArgumentTypeError(
+            f"'{folder}' holds no package breaching; the head of bench/matching.py says how to have it"
+        )
+    return folder
+
+
 def breaching_on(
     observation: Observation, batch: Batch, iterations: int, folder: str, seed: int, variation: float | None = None
 ) -> tuple[Tensor, float]:
@@ -196,7 +205,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=0)
     parser.add_argument("--restarts", type=int, default=0, help="also so many restarts at once")
     parser.add_argument("--equal-time", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--breaching", default="", help="a folder that holds breaching, if Python does not find it")
+    parser.add_argument("--breaching", type=breaching_folder, help="a folder that holds breaching, if Python does not find it")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     there = bool(asked.breaching) or importlib.util.find_spec("breaching") is not None

@@ -29,7 +29,7 @@ from torch import Tensor
 from attacks import Attack, Granted, Observation, Reconstruction
 from attacks.labels import GivenLabels
 from attacks.matching import SME, Dimitrov, InvertingGradients
-from bench.matching import breaching_on, interval
+from bench.matching import breaching_folder, breaching_on, interval
 from learning.data import CIFAR10, CIFAR100, MNIST, pictures_of
 from learning.models import MLP, ConvNet
 from learning.tensors import Batch, generator
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=150)
     parser.add_argument("--total-variation", type=float, help="left out, a fifth of the distance at the start")
     parser.add_argument("--methods", nargs="+", default=["inverting-gradients", "dimitrov", "sme"])
-    parser.add_argument("--breaching", default="", help="a folder that holds breaching")
+    parser.add_argument("--breaching", type=breaching_folder, help="a folder that holds breaching")
     asked = parser.parse_args()
     if asked.breaching and (asked.work, asked.of) != ("few", 4):
         parser.error("--breaching takes all pictures in every step, and so do only the `few` with --of 4: leave it out")
