@@ -119,16 +119,6 @@ def spanned(gradient: Float[Tensor, "units columns"], examples: int) -> Split:
     return split(gradient, max(1, min(examples, live - NOISE_ROWS, gradient.shape[1] - NOISE_ROWS)))
 
 
-def pixels_of(end: Tail, given: Float[Tensor, "... pixels"]) -> Float[Tensor, "... pixels"]:
-    """The picture of which this is the first layer's input; features are left as they are."""
-    return given if end.slope is None or end.offset is None else (given - end.offset) / end.slope
-
-
-def given_by(end: Tail, pixels: Float[Tensor, " pixels"]) -> Float[Tensor, " pixels"]:
-    """The first layer's input by that picture."""
-    return pixels if end.slope is None or end.offset is None else pixels * end.slope + end.offset
-
-
 def space(parts: Split, end: Tail) -> Space:
     """The inputs of the tail's first layer that the split of its gradient allows."""
     directions = parts.right / parts.values[:, None]
@@ -241,7 +231,7 @@ class Answer:
             return functional.relu(self._through(self._output(pixels), self.end.layers[1:-1]))
 
     def _output(self, pixels: Tensor) -> Tensor:
-        return self.model.get_submodule(self.end.layers[0].name)(given_by(self.end, pixels))
+        return self.model.get_submodule(self.end.layers[0].name)(self.end.given(pixels))
 
     def _logits(self, output: Tensor, pixels: Tensor) -> Tensor:
         following = self.end.layers[1:]
@@ -276,7 +266,7 @@ def likeness(parts: Split, answer: Answer, given: Float[Tensor, " columns"], ins
     """
     end = answer.end
     weights = given @ parts.right.T / parts.values.square()  # how the input is combined of what the directions hold
-    pixels = pixels_of(end, given[:-1])
+    pixels = end.pixels(given[:-1])
     slopes = answer.slopes(pixels)
     seen = slopes[:, parts.live] @ parts.left
     outside = (1 - (seen.norm(dim=1) / slopes.norm(dim=1).clamp_min(1e-300)).square()).clamp_min(0).sqrt()
@@ -330,7 +320,7 @@ def relabelled(answers: list[Answer], members: list[Member]) -> list[Member]:
     """
     if not members:
         return []
-    given = torch.stack([given_by(answers[0].end, member.pixels) for member in members])
+    given = answers[0].end.given(torch.stack([member.pixels for member in members]))
     given = torch.cat([given, given.new_ones(len(given), 1)], 1)
     slopes = torch.linalg.lstsq(given.T, answers[0].end.layers[0].gradient.T).solution
     fit = [

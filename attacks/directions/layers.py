@@ -43,19 +43,23 @@ class Tail:
     slope: Float[Tensor, " pixels"] | None
     offset: Float[Tensor, " pixels"] | None
 
+    def pixels(self, given: Float[Tensor, "... inputs"]) -> Float[Tensor, "... inputs"]:
+        """The flattened pictures of which these are the first layer's inputs; the inputs themselves where it sees none."""
+        return given if self.slope is None or self.offset is None else (given - self.offset) / self.slope
+
+    def given(self, pixels: Float[Tensor, "... inputs"]) -> Float[Tensor, "... inputs"]:
+        """The first layer's inputs for these flattened pictures; the other way of `pixels`."""
+        return pixels if self.slope is None or self.offset is None else self.slope * pixels + self.offset
+
     def pictures(
         self, inputs: Float[Tensor, "batch pixels"], image_shape: tuple[int, int, int]
     ) -> Float[Tensor, "batch channels height width"]:
         """The pictures of which these are the first layer's inputs."""
-        assert self.slope is not None
-        assert self.offset is not None
-        return ((inputs - self.offset) / self.slope).reshape(-1, *image_shape)
+        return self.pixels(inputs).reshape(-1, *image_shape)
 
     def inputs(self, pictures: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch pixels"]:
         """The first layer's inputs for these pictures."""
-        assert self.slope is not None
-        assert self.offset is not None
-        return self.slope * pictures.flatten(1) + self.offset
+        return self.given(pictures.flatten(1))
 
 
 def victim(observation: Observation) -> nn.Module:

@@ -105,7 +105,7 @@ def opened_to_all(end: Tail, left: Float[Tensor, "units columns"], nothing: floa
     concentration steps (Rousseeuw and Van Driessen, Technometrics 1999). Their rows agree up to `nothing`, the size of a row
     of noise, which rows of other units do by no chance; `SPARE` more of them than classes are asked for.
     """
-    outgoing, grey = end.layers[1].weight.T, end.inputs(left.new_full((1, 1, 1, left.shape[1] - 1), 0.5))
+    outgoing, grey = end.layers[1].weight.T, end.given(left.new_full((1, left.shape[1] - 1), 0.5))
     widest = (end.layers[0].answers(grey)[0] / end.layers[0].weight.norm(dim=1)).argsort(descending=True)
     needed = outgoing.shape[1] + SPARE
     if len(outgoing) < needed:
@@ -253,7 +253,7 @@ def _apart(
     units = (bias.abs() > FAINT * bias.abs().max()).nonzero().flatten()
     units = units[bias[units].abs().argsort(descending=True)]
     inputs = left[units, :-1] / bias[units, None]
-    pixels = end.pictures(inputs, (1, 1, inputs.shape[1])).flatten(1)
+    pixels = end.pixels(inputs)
     inside = ((pixels > -OUTSIDE) & (pixels < 1 + OUTSIDE)).all(1)
     units, inputs = units[inside], inputs[inside]
     fits = (end.layers[0].answers(inputs).gather(1, units[:, None])[:, 0] > 0) == opened
