@@ -224,7 +224,7 @@ class RoundLog:
         tensors = tensors_of(arrays)
         self._ledger.record_model(self._cell, round + 1, tensors)
         measured = (None, None)
-        if round % self._study.federation.evaluate_every == 0 or round == self._study.rounds:
+        if round % self._study.federation.evaluate_every == 0 or round in (self._study.start.after_rounds, self._study.rounds):
             load_state(self._model, tensors)
             batch = examples_for_testing(self._study.data, self._study.federation.test_examples)
             torch.set_num_threads(1)  # the other processors belong to the clients

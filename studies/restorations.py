@@ -49,10 +49,9 @@ def state_of(round: int, accuracy: float | None) -> str:
 
 
 def accuracy_before(evidence: Evidence, setting: str, defense: str, round: int) -> float | None:
-    """Accuracy, a mean over seeds, of the model that was sent in that round, or as it was last measured before."""
-    curve = evidence.curves[setting, defense].accuracy
-    measured = [before for before in curve if before < round]
-    return sum(curve[measured[-1]]) / len(curve[measured[-1]]) if measured else None
+    """Accuracy, a mean over seeds, of the model that was sent in that round; None where it was not measured."""
+    measured = evidence.curves[setting, defense].accuracy.get(round - 1)
+    return sum(measured) / len(measured) if measured else None
 
 
 def restoring(evidence: Evidence) -> list[AttackInfo]:

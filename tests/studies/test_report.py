@@ -254,7 +254,7 @@ def test_assumptions_are_priced_against_the_reference_update_by_update(tmp_path)
                     ledger.record_result(Result(victim, name, "ok", "", scores, None, 0.1), Reconstruction())
         (table,) = checked(page_of(ledger)).xpath("//table[caption = 'Prices of assumptions']")
     rows = [[" ".join(cell.text_content().split()) for cell in row] for row in table.xpath("./tbody/tr")]
-    untrained, trained = "untrained round 1 to round 2", "trained round 2, accuracy 62.5 % to round 3, accuracy 62.5 %"
+    untrained, trained = "untrained round 1 to round 2", "trained round 2, accuracy 62.5 % to round 3"
     assert [(row[0], row[1]) for row in rows] == [
         (untrained, "ig 100%=a_b"), (untrained, "told reference"), (trained, "ig 100%=a_b"), (trained, "told"),
     ]  # fmt: skip
