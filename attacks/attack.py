@@ -48,6 +48,10 @@ class KnownDefense(Protocol):
         """How unlikely it is that the defenses make `shared` of `found`; None where the distance to `expected` says as much."""
         ...
 
+    def surprisal(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """Its negative log-likelihood, in nats an entry; None where there is none that says more than `expected`."""
+        ...
+
     def shared(
         self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator
     ) -> Tensors:

@@ -51,7 +51,11 @@ from learning.tensors import Batch, generator
 from learning.training import Training, set_mode
 
 GALLERY, RESAMPLES = 100, 10_000
-MODELS: dict[str, Architecture] = {"lenet": LeNet(), "lenet5": LeNet5(), "mlp": MLP()}
+MODELS: dict[str, tuple[Architecture, str]] = {  # with the layer that Soteria prunes, the last hidden one
+    "lenet": (LeNet(), "network.7"),
+    "lenet5": (LeNet5(), "network.9"),
+    "mlp": (MLP(), "network.3"),
+}
 ROWS: dict[str, tuple[tuple[Defense, ...], int]] = {
     "none": ((), 1),
     "noise 0.1": ((GaussianNoise(std=0.1),), 1),
@@ -59,6 +63,7 @@ ROWS: dict[str, tuple[tuple[Defense, ...], int]] = {
     "pruning 90 %": ((MagnitudePruning(keep=0.1),), 1),
     "random pruning 90 %": ((RandomPruning(keep=0.1),), 1),
     "2 bits": ((Quantization(bits=2),), 1),
+    "8 bits": ((Quantization(bits=8),), 1),
     "ternary": ((Ternary(),), 1),
     "sign": ((Sign(),), 1),
     "DP-SGD 0.01": ((DPSGD(max_norm=1.0, noise_multiplier=0.01),), 1),
@@ -128,22 +133,22 @@ def main() -> None:
     parser.add_argument("--total-variation", type=float, default=0.01)
     parser.add_argument("--defenses", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--data", choices=["mnist", "cifar10"], default="mnist")
-    parser.add_argument("--model", choices=list(MODELS), default="lenet", help="Soteria's layer is LeNet's")
+    parser.add_argument("--model", choices=list(MODELS), default="lenet")
     parser.add_argument("--tuning", action="store_true")
     settings = parser.parse_args()
-    if settings.model != "lenet" and "Soteria 80 %" in settings.defenses:
-        parser.error(f"--model {settings.model} has no layer as Soteria's row names it, LeNet's: leave it out of --defenses")
     torch.set_num_threads(1)
     pictures = pictures_of({"mnist": MNIST(), "cifar10": CIFAR10()}[settings.data])
     split = "tuning" if settings.tuning else "report"
     gallery = pictures.test.batch(torch.randperm(len(pictures.test), generator=generator("gallery"))[:GALLERY]).images
     attack = InvertingGradients(labels=GivenLabels(), iterations=settings.iterations, total_variation=settings.total_variation)
     reached = 0
+    architecture, layer = MODELS[settings.model]
     for name in settings.defenses:
         chain, size = ROWS[name]
+        chain = tuple(replace(one, layer=layer) if isinstance(one, Soteria) else one for one in chain)
         outcomes, begin = [], time.process_time()
         for number in range(settings.victims):
-            observed, batch = victim(pictures, MODELS[settings.model], chain, size, number, split)
+            observed, batch = victim(pictures, architecture, chain, size, number, split)
             told = replace(observed, granted=replace(observed.granted, defense=Known(chain)))
             found = [restored(attack, one, generator("start", split, number)) for one in (observed, told)]
             outcomes.append(

@@ -54,6 +54,14 @@ class Defense(ABC):
         """
         return None
 
+    def surprisal(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """The negative log-likelihood of `shared` where `found` entered: nats, a mean over all entries.
+
+        None where the distance to what is expected says as much, or the defense draws nothing that has a likelihood. Where
+        `found` cannot have become `shared` it is large, but finite, and falls towards where it can.
+        """
+        return None
+
 
 class BatchDefense(Defense):
     """A defense that changes the examples that a step trains on, and nothing else."""

@@ -10,6 +10,8 @@ from defenses.defense import BatchDefense, Defense, around
 from defenses.label_smoothing import SoftBatch
 from learning.tensors import Batch, Tensors, Update
 
+TINY = 1e-30  # what a length is at least, to divide by it
+
 
 @dataclass(frozen=True)
 class Known:
@@ -46,6 +48,17 @@ class Known:
             found = defense.expected(found, shared)
         return self.chain[-1].unlikelihood(found, shared)
 
+    def surprisal(self, found: Tensors, shared: Tensors) -> Tensor | None:
+        """By the last defense, from what is expected behind the others, which may have changed its length."""
+        if not self.chain:
+            return None
+        if len(self.chain) > 1:
+            for defense in self.chain[:-1]:
+                found = defense.expected(found, shared)
+            size = _product(found, shared) / _product(found, found).clamp_min(TINY)
+            found = {name: size.clamp_min(TINY) * tensor for name, tensor in found.items()}
+        return self.chain[-1].surprisal(found, shared)
+
     def shared(
         self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator
     ) -> Tensors:
@@ -54,3 +67,7 @@ class Known:
         of_the_round = [one for one in others if one.wraps == "round"]
         compute = around(of_the_round, lambda *given: step(*given).map(lambda tensor: scale * tensor))
         return {name: tensor / scale for name, tensor in compute(model, SoftBatch(images, rows), rng).parameters.items()}
+
+
+def _product(left: Tensors, right: Tensors) -> Tensor:
+    return torch.stack([(left[name] * tensor).sum() for name, tensor in right.items()]).sum()

@@ -10,6 +10,8 @@ from defenses.defense import UpdateDefense
 from learning.catalogue import NotNegative, settings
 from learning.tensors import Tensors, Update
 
+LEAST_CHANCE = 0.05  # of a rounding: what is less likely is told by a straight line, since a logarithm has no slope beyond zero
+
 
 @settings
 class Quantization(UpdateDefense):
@@ -24,8 +26,15 @@ class Quantization(UpdateDefense):
     rounding: Literal["stochastic", "nearest"] = "stochastic"
 
     def change(self, update: Update, rng: torch.Generator) -> Update:
-        levels = 2 ** (self.bits - 1) - 1
-        return update.map(lambda tensor: _rounded(tensor, levels, rng if self.rounding == "stochastic" else None))
+        return update.map(lambda tensor: _rounded(tensor, self._levels, rng if self.rounding == "stochastic" else None))
+
+    @property
+    def _levels(self) -> int:
+        """Above zero."""
+        return 2 ** (self.bits - 1) - 1
+
+    def surprisal(self, found: Tensors, shared: Tensors) -> Tensor:
+        return _surprisal(found, shared, self._levels, by_chance=self.rounding == "stochastic")
 
 
 @settings
@@ -45,6 +54,10 @@ class Ternary(UpdateDefense):
     def _cut(self, tensor: Tensor) -> Tensor:
         bound = self.clip * tensor.double().square().mean().sqrt().to(tensor.dtype)
         return tensor.clamp(-bound, bound) if self.clip else tensor
+
+    def surprisal(self, found: Tensors, shared: Tensors) -> Tensor:
+        bounds = {name: tensor.abs().max() if self.clip else torch.inf for name, tensor in shared.items()}
+        return _surprisal({name: found[name].clamp(-bound, bound) for name, bound in bounds.items()}, shared, 1, by_chance=True)
 
 
 @settings
@@ -74,6 +87,23 @@ class Sign(UpdateDefense):
             for name, tensor in shared.items()
         ]
         return torch.stack(wrong).sum() / sum(tensor.numel() for tensor in shared.values())
+
+
+def _surprisal(found: Tensors, shared: Tensors, levels: int, by_chance: bool) -> Tensor:
+    """The mean negative log-probability that entries were rounded to what was shared.
+
+    An entry goes to one of the two levels around it, to each with the probability of one less its distance in levels; or to
+    the nearest, which is sure up to half a level away, and is here as if it were by chance from there on. Below `LEAST_CHANCE`
+    a straight line takes the logarithm's place. A tensor of zeros says nothing.
+    """
+    total = torch.zeros(())
+    for name, tensor in shared.items():
+        largest = tensor.abs().max()
+        away = (found[name] - tensor).abs() * (levels / torch.where(largest > 0, largest, torch.inf))
+        chance = 1 - away if by_chance else 1.5 - away.clamp_min(0.5)
+        beyond = (LEAST_CHANCE - chance).clamp_min(0) / LEAST_CHANCE
+        total = total.to(away) + (beyond - chance.clamp_min(LEAST_CHANCE).log()).sum()
+    return total / sum(tensor.numel() for tensor in shared.values())
 
 
 def _rounded(tensor: Tensor, levels: int, rng: torch.Generator | None) -> Tensor:

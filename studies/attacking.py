@@ -139,7 +139,7 @@ class Interrogation:
             cell = self._ledger.plan.cells[victim.cell]
             classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
             seen = None if found.certified is None else given(cell, victim, self._model(victim.cell, victim.round))
-            scores = score(found, truth(cell, victim), classes, others, seen).row()
+            scores = score(found, truth(cell, victim), classes, others, seen, cell.study.metrics.lpips).row()
             reason, loss = found.verdict, found.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)
         self._ledger.record_result(result, found)

@@ -121,6 +121,15 @@ class Grants(Table):
         return labels + public + earlier
 
 
+class Metrics(Table):
+    """What restored pictures are held against the true ones by, beside what always is.
+
+    `lpips`: the distance that AlexNet sees (`studies.perceptual`), for which its weights must be there or to be downloaded.
+    """
+
+    lpips: bool = False
+
+
 class Resources(Table):
     """Where the work is done.
 
@@ -283,6 +292,7 @@ class Study(Table):
     ]
     attacks: list[Annotated[NamedAttack, BeforeValidator(named_attack)]] = []
     reference: str = ""
+    metrics: Metrics = Metrics()
     resources: Resources = Resources()
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
 

@@ -8,6 +8,7 @@ from learning.catalogue import SettingsError
 from learning.data import client_parts, pictures_of
 from learning.tensors import derived_seed, load_state, read_checkpoint
 from studies.config import Cell, Plan, place_of
+from studies.perceptual import perceiver
 
 
 def initial_model(cell: Cell) -> nn.Module:
@@ -21,6 +22,11 @@ def initial_model(cell: Cell) -> nn.Module:
 
 def prepare(plan: Plan) -> None:
     """Makes sure that every cell can start. Raises `SettingsError` that names the place and the remedy."""
+    if any(cell.study.metrics.lpips for cell in plan.cells):
+        try:
+            perceiver()
+        except ValueError as error:
+            raise SettingsError(f"metrics.lpips: {error}") from None
     seen = set()
     for cell in plan.cells:
         key = (cell.study.data, cell.study.model, cell.study.start, cell.study.client_data, cell.seed)

@@ -88,6 +88,7 @@ def page(ledger: Ledger) -> str:
         prices=prices(evidence),
         priced=PRICED,
         drawn_to=DRAWN_TO,
+        perceived=any(cell.study.metrics.lpips for cell in ledger.plan.cells),
         failures=_failures(evidence),
         threat=_threat(evidence),
         attacks=evidence.attacks.values(),

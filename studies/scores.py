@@ -15,11 +15,12 @@ from torch import Tensor
 
 from attacks import Reconstruction
 from learning.tensors import Batch
+from studies.perceptual import lpips
 
 LEAST_ERROR = 1e-30  # mean squared error below which a picture counts as exact: 300 dB
 DRAWN_TO = 60.0  # dB, where drawings end: no eye tells more, and the 300 of exact pictures would leave the others no room
 LABEL_SCORES = ("label_accuracy", "exact_counts", "le_acc", "ln_acc", "counts_covered", "counts_width")
-IMAGE_SCORES = ("psnr", "ssim", "mse", "exact", "identified", "certified", "false_certificates")
+IMAGE_SCORES = ("psnr", "ssim", "lpips", "mse", "exact", "identified", "certified", "false_certificates")
 GALLERY = 100  # pictures among which a restored one is to be identified: its own and others of the same set
 EXACT_ERROR = 1e-6  # mean squared error up to which a picture came back exactly: a quarter of a pixel's level
 CERTIFIED_ERROR = 1e-4  # mean squared error above which a picture that was certified as exact is not: a pixel error of 0.01
@@ -30,7 +31,8 @@ class Scores:
     """One reconstruction held against the truth. What was not restored has None.
 
     `matches`: for every true picture the restored one that is its, by the assignment with the least total squared error.
-    `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1): one number per true picture, in the truth's order.
+    `mse`, `psnr` (dB, range 1), `ssim` (scikit-image's, range 1), `lpips` (where it is asked for; see `studies.perceptual`):
+    one number per true picture, in the truth's order.
     `exact`: 1 for every true picture that came back as it was (the root mean squared error of its pixels is at most 0.001).
     `identified`: 1 for every true picture whose restored one resembles it more than any picture of a gallery of others does, by
     the correlation of pixels, which neither brightness nor contrast move. `among`: how many pictures they are; chance is one
@@ -48,6 +50,7 @@ class Scores:
     mse: list[float] | None = None
     psnr: list[float] | None = None
     ssim: list[float] | None = None
+    lpips: list[float] | None = None
     exact: list[float] | None = None
     identified: list[float] | None = None
     among: int | None = None
@@ -71,14 +74,18 @@ def score(
     classes: int,
     others: Float[Tensor, "n channels height width"] | None = None,
     given: Float[Tensor, "given channels height width"] | None = None,
+    perceived: bool = False,
 ) -> Scores:
     """Holds a reconstruction against the truth; the order in which examples were restored does not matter.
 
     `others`: the gallery's pictures beside the true one; without any, nothing is identified, and that score is left out.
     `given`: what the model was given in the true pictures' place, where a defense changes them: a certificate speaks of these.
+    `perceived`: whether LPIPS is among the scores.
     A true picture that no restored one is left for is scored against mid-grey, and a pixel that is not a number is mid-grey.
     """
-    images: dict[str, Any] = {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images)
+    images: dict[str, Any] = (
+        {} if reconstruction.images is None else _image_scores(reconstruction.images, truth.images, perceived)
+    )
     labels: dict[str, Any] = (
         {} if reconstruction.labels is None else _label_scores(reconstruction.labels, truth.labels, classes)
     )
@@ -109,14 +116,15 @@ def squared_errors(
     return torch.stack([(found.double() - picture.double()).square().flatten(1).mean(1) for picture in truth])
 
 
-def _image_scores(found: Tensor, truth: Tensor) -> dict[str, Any]:
+def _image_scores(found: Tensor, truth: Tensor, perceived: bool) -> dict[str, Any]:
     lacking = max(0, len(truth) - len(found))
     found = found.nan_to_num(0.5, posinf=1.0, neginf=0.0)  # the assignment refuses what is not a number
     found = torch.cat([found, torch.full((lacking, *truth.shape[1:]), 0.5, dtype=found.dtype)])
     errors = squared_errors(truth, found).numpy()
     _, matches = scipy.optimize.linear_sum_assignment(errors)
     mse = [float(errors[i, j]) for i, j in enumerate(matches)]
-    return {
+    seen = {"lpips": lpips(found[matches], truth)} if perceived else {}
+    return seen | {
         "matches": [int(j) for j in matches],
         "mse": mse,
         "psnr": [psnr(value) for value in mse],

@@ -13,7 +13,7 @@ from attacks.attack import Attack, Observation, Reconstruction, rows_by
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
-from attacks.matching.distances import DISTANCES
+from attacks.matching.distances import DISTANCES, Distance
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -25,6 +25,7 @@ from learning.tensors import Tensors
 STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
 EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
 WANTED, WEIGHT = "wanted ", "weight"  # what is each victim's own is called so among variables of several
+LIKELY = 0.5  # of the step's length where the likelihood is matched: the distance has come near by then
 PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
 
 
@@ -60,7 +61,9 @@ class InvertingGradients(Attack):
     labels, and `verdict` says so. Raises `NotApplicable` where `labels` does.
 
     Where the client's defenses are known, what these would share is matched, and their noise may ask for more weight of the
-    total variation than is set: see `attacks.matching.knowing`.
+    total variation than is set: see `attacks.matching.knowing`. Where they tell its likelihood, half of the iterations go by
+    the distance and half, from what matched best and in steps half as long, by that; `loss` and `history` are then of the
+    second half.
     """
 
     adapts: ClassVar[bool] = True
@@ -116,11 +119,17 @@ class InvertingGradients(Attack):
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat_interleave(2, 0) for name, tensor in variables.items()}
-        slope = slope_of(loss, first.victim, variables, self.iterations, large)
+        iterations = self.iterations if first.likelihood is None else -(-self.iterations // 2)
+        slope = slope_of(loss, first.victim, variables, iterations, large)
         signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"]) // len(every)
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
-        runs = self._descend(slope, variables, kinds * len(every), self.iterations)
+        runs = self._descend(slope, variables, kinds * len(every), iterations)
+        if first.likelihood is not None and iterations < self.iterations:
+            found = best_of(runs).variables
+            variables = {name: torch.stack([tensor] * lanes) for name, tensor in found.items()}
+            slope = slope_of(first.likelihood, first.victim, variables, self.iterations - iterations, large)
+            runs = self._descend(slope, variables, kinds, self.iterations - iterations, LIKELY)
         return [
             self._found(one.observation, best_of(runs[victim * lanes : (victim + 1) * lanes]))
             for victim, one in enumerate(every)
@@ -161,7 +170,8 @@ class InvertingGradients(Attack):
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
-        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known))
+        likelihood = None if known.surprisal is None else partial(self._loss, known, known.surprisal, wanted, known.prior)
+        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known, known.distance), likelihood)
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""
@@ -173,16 +183,16 @@ class InvertingGradients(Attack):
     def _smoothness(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> float:
         """The weight of total variation."""
         crowd = crowding(variables["images"][0], wanted) if steps == 1 else 1.0
-        distance = partial(self._distance, known, wanted)
+        distance = partial(self._distance, known, known.distance, wanted)
         return max(variation_weight(self.total_variation, distance, variables, crowd), known.variation)
 
-    def _distance(self, known: Insight, wanted: Tensors, one: Tensors) -> Tensor:
-        return known.distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
+    def _distance(self, known: Insight, distance: Distance, wanted: Tensors, one: Tensors) -> Tensor:
+        return distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
 
-    def _loss(self, known: Insight, wanted: Tensors, weight: Tensor | float, one: Tensors) -> Tensor:
+    def _loss(self, known: Insight, distance: Distance, wanted: Tensors, weight: Tensor | float, one: Tensors) -> Tensor:
         """Distance plus priors, of one restart's variables."""
         images = self._pictures(one)
-        total = self._distance(known, wanted, one) + weight * total_variation(images)
+        total = self._distance(known, distance, wanted, one) + weight * total_variation(images)
         if self.colour_variation:
             total = total + self.colour_variation * colour_variation(images)
         return total + self.label_entropy * label_entropy(_rows(one)) if self.label_entropy else total
@@ -197,8 +207,8 @@ class InvertingGradients(Attack):
         signed, plain = (sum(run.mean for run in runs) for runs in pilots)
         return signed < plain
 
-    def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int) -> list[Run]:
-        """All restarts, each with signed steps or without."""
+    def _descend(self, slope: Slope, variables: Tensors, kinds: list[bool], iterations: int, length: float = 1.0) -> list[Run]:
+        """All restarts, each with signed steps or without. `length`: of the first step, in units of the one that is set."""
         share = falling(self.decay, iterations, self.warm_up)
         scales = {name: 0.0 for name in variables if name in ("labels", WEIGHT) or name.startswith(WANTED)}
         scales["images"] = 1.0 if self.box == "projection" else STEEP
@@ -208,7 +218,7 @@ class InvertingGradients(Attack):
             slope,
             variables,
             iterations,
-            lambda iteration: self.learning_rate * share(iteration),
+            lambda iteration: length * self.learning_rate * share(iteration),
             kinds,
             scales,
             bounded,
@@ -225,6 +235,7 @@ class _Sought:
     """What is sought of a victim: its restarts' variables, stacked, of least `loss`.
 
     `wanted`: what the client shared. `weight`: of total variation. `loss`: of the two, and of one restart's variables.
+    `likelihood`: of these alone, what is matched afterwards where a known defense says how likely it is.
     """
 
     observation: Observation
@@ -233,6 +244,7 @@ class _Sought:
     wanted: Tensors
     weight: float
     loss: Callable[[Tensors, Tensor | float, Tensors], Tensor]
+    likelihood: Loss | None = None
 
 
 def _together(every: Sequence[_Sought], restarts: int) -> tuple[Tensors, Loss]:

@@ -9,8 +9,9 @@ of what the defense's own code says, in four parts:
 2. Instead of the guess's gradient, its expectation behind the defense is compared. Where a defense tells how unlikely it is
    that it makes of the guess what was shared, the distance counts by so much: it shows the way from afar, where what is
    unlikely has edges everywhere, and does not count where nothing is left that contradicts.
-3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, the more
-   the prior counts.
+3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, and the
+   fewer entries there are for a picture's pixels, the more the prior counts. Where a defense tells the likelihood of what it
+   drew, that is matched once the distance has shown the way, with the prior's own weight against it.
 4. Noise inside of the model (PRECODE) reaches what lies before it only through the slopes of the loss at one place, whose sum
    is shared: so what lies before it is matched given these, and what they differ by among examples is sought.
 
@@ -37,7 +38,7 @@ DRAWS, TRIES = 8, 40  # different draws that are assumed at most, and how many a
 SHORT = 5  # a short descent has one in so many of the iterations
 SAMPLES, SCALINGS = 4, 6  # draws that measure the noise, and those before them that find the gradient's size
 NONE, TINY = 1e-6, 1e-30  # noise over signal, both squared, that counts as none; what a length is at least, to divide by it
-VARIATION = 0.2  # weight of the total variation where there is nothing but noise
+VARIATION = 2.5  # nats that a pixel's share of the total variation weighs: neighbours differ by some .4 at the most
 SLOPES = "slopes"  # what the slopes behind a bottleneck's noise are called among the variables
 
 
@@ -99,13 +100,16 @@ class Insight:
 
     `gradient`: of pictures and rows, and of all that is sought, by name: what enters the defenses of the update.
     `distance`: between it and what was shared. `variation`: the least weight of the total variation. `inside`: what else
-    is sought, one row a restart.
+    is sought, one row a restart. `surprisal`: the negative log-likelihood that is then matched in the distance's place, in nats
+    an entry, if the defense has one, and `prior`: the weight of the total variation beside it.
     """
 
     gradient: Callable[[Tensor, Tensor, Tensors], Tensors]
     distance: Distance
     variation: float = 0.0
     inside: Tensors = field(default_factory=dict)
+    surprisal: Distance | None = None
+    prior: float = 0.0
 
 
 def insight(
@@ -153,9 +157,16 @@ def insight(
         expected = distance(defense.expected(found, wanted), wanted)
         return expected if unlikely is None else expected * unlikely
 
+    def surprise(found: Tensors, wanted: Tensors) -> Tensor:
+        likely = defense.surprisal(*({name: one[name] for name in names} for one in (found, wanted)))
+        assert likely is not None
+        return likely
+
     certain = defense.unlikelihood(shared, shared) is not None
-    variation = 0.0 if certain else VARIATION * noise_share(observation, victim, first, rows, rng)
-    return Insight(behind, away, variation, inside)
+    prior = VARIATION * first[0].numel() / sum(shared[name].numel() for name in names)
+    variation = 0.0 if certain else prior * noise_share(observation, victim, first, rows, rng)
+    has_likelihood = defense.surprisal(shared, shared) is not None
+    return Insight(behind, away, variation, inside, surprise if has_likelihood else None, prior)
 
 
 def before_noise(victim: Victim, bottleneck: str, pictures: Tensor, slopes: Tensor) -> Tensors:

@@ -1,5 +1,6 @@
 """What an attacker who knows the defenses is told is what they do."""
 
+import math
 import pickle
 
 import pytest
@@ -74,6 +75,61 @@ def test_what_is_expected_is_nearer_to_what_is_shared_than_the_gradient_is(chain
 def test_what_is_pruned_is_not_expected():
     given, shared = plain(), changed([MagnitudePruning(keep=0.2)], plain()).parameters
     assert same(Known((MagnitudePruning(keep=0.2),)).expected(given, shared), shared)
+
+
+@pytest.mark.parametrize("defense", [Quantization(bits=2), Quantization(bits=4), Ternary(clip=0.0), Ternary()], ids=repr)
+def test_a_surprisal_is_the_logarithm_of_how_often_it_is_drawn(defense):
+    """A single entry that is not the largest, of a thousand draws; nothing is ever drawn that has no likelihood."""
+    given = {"a": torch.tensor([1.0, -0.3, 0.4])}
+    draws = [changed([defense], given, seed).parameters["a"] for seed in range(1000)]
+    for other in {tuple(draw.tolist()) for draw in draws}:
+        shared = torch.tensor(other)
+        often = sum(torch.equal(draw, shared) for draw in draws) / len(draws)
+        likely = math.exp(-3 * float(defense.surprisal(given, {"a": shared})))
+        assert often == pytest.approx(likely, abs=4 * (likely / len(draws)) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        (Quantization(bits=2),),
+        (Quantization(bits=5),),
+        (Quantization(bits=3, rounding="nearest"),),
+        (Ternary(),),
+        (NormClipping(max_norm=0.1), Quantization(bits=3)),
+        (LabelSmoothing(smoothing=0.1), Ternary()),
+    ],
+    ids=repr,
+)
+def test_nothing_is_less_surprising_than_the_truth(chain):
+    """Gibbs's inequality, over draws: not the gradient of others, its own in another length, nor none at all."""
+    given, draws = plain(), [changed(list(chain), plain(), seed).parameters for seed in range(20)]
+    known, noise = Known(chain), generator("noise")
+
+    def surprise(found: Tensors) -> float:
+        surprisals = [known.surprisal(found, draw) for draw in draws]
+        return sum(float(one) for one in surprisals if one is not None) / len(draws)
+
+    own = surprise(given)
+    others = [{n: t + 0.3 * t.std() * torch.randn(t.shape, generator=noise) for n, t in given.items()}]
+    others += [{n: size * t for n, t in given.items()} for size in (0.0, 0.5, 1.5) if len(chain) == 1]
+    assert all(own < surprise(other) < 1e6 for other in others)
+
+
+def test_what_cannot_have_been_rounded_to_what_was_shared_has_a_slope_towards_what_can():
+    shared = {"a": torch.tensor([1.0, 0.0, -1.0])}
+    for defense in (Quantization(bits=2), Quantization(bits=8), Quantization(bits=8, rounding="nearest")):
+        far = torch.tensor([-0.9, 0.9, 0.9], requires_grad=True)
+        (slope,) = torch.autograd.grad(defense.surprisal({"a": far}, shared), far)
+        assert torch.equal(slope.sign(), torch.tensor([-1.0, 1.0, 1.0]))
+
+
+def test_a_tensor_of_which_nothing_was_shared_surprises_nobody():
+    shared = {"a": torch.zeros(3), "b": torch.tensor([1.0])}
+    found = {"a": torch.tensor([1.0, 2.0, 3.0]), "b": torch.tensor([1.0])}
+    assert float(Quantization(bits=4).surprisal(found, shared)) == 0
+    assert Known((Quantization(bits=4), GaussianNoise(std=1))).surprisal(found, shared) is None
+    assert Known(()).surprisal(found, shared) is None
 
 
 def test_what_has_the_signs_that_were_shared_is_not_unlikely_and_its_negative_is():

@@ -12,6 +12,7 @@ from attacks.labels import GivenLabels
 from attacks.matching import InvertingGradients
 from attacks.matching.distances import cosine_distance
 from attacks.matching.knowing import DRAWS, assuming, before_noise, insight, noise_share
+from attacks.matching.priors import total_variation
 from attacks.matching.victim import victim_of
 from defenses import (
     DPSGD,
@@ -25,6 +26,7 @@ from defenses import (
     RandomPruning,
     Sign,
     Soteria,
+    Ternary,
     TransformedPictures,
     defended_update,
 )
@@ -183,6 +185,30 @@ def test_where_there_is_no_noise_the_prior_is_the_one_set(chain):
     assert known(observation, batch).variation == 0
 
 
+def test_what_is_quantized_is_matched_by_its_likelihood_in_the_end():
+    """The truth's own loss is the surprisal and the prior; what is restored comes nearer to it than by the distance alone."""
+    observation, batch = observed((Quantization(bits=3),))
+    one, wanted = known(observation, batch), observation.gradient()
+    assert one.surprisal is not None
+    entries = sum(tensor.numel() for tensor in wanted.values())
+    assert one.prior == pytest.approx(2.5 * 64 / entries)
+    attack = replace(ATTACK, iterations=200)
+    found, blind = (attack.reconstruct(o, generator("start")) for o in (observation, plain(observation)))
+    assert len(found.history) == 101, "of the second half"
+    assert found.loss is not None
+    assert found.images is not None
+    assert blind.images is not None
+    gradient = one.gradient(found.images, rows_of(batch), {})
+    expected = one.surprisal(gradient, wanted) + one.prior * total_variation(found.images)
+    assert found.loss == pytest.approx(float(expected), rel=1e-3)
+    assert decibels(found, batch) > decibels(blind, batch) + 3
+
+
+def test_a_single_iteration_goes_by_the_distance():
+    observation, _ = observed((Quantization(bits=3),))
+    assert len(replace(ATTACK, iterations=1).reconstruct(observation, generator("start")).history) == 2
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_what_lies_before_the_noise_of_a_bottleneck_matches_whatever_was_drawn(size):
     """Given the slopes behind the noise, which of one example are shared, and of several are sought."""
@@ -226,7 +252,14 @@ def test_noise_is_measured_in_the_units_of_what_is_shared():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("defense", "gain"),
-    [(RandomPruning(keep=0.1), 5.0), (Sign(), 5.0), (MagnitudePruning(keep=0.1), 2.5), (Precode(), 8.0)],
+    [
+        (RandomPruning(keep=0.1), 5.0),
+        (Sign(), 5.0),
+        (MagnitudePruning(keep=0.1), 2.5),
+        (Precode(), 8.0),
+        (Ternary(), 2.5),
+        (GaussianNoise(std=0.1), 1.0),
+    ],
     ids=repr,
 )
 def test_to_know_the_defense_gains_decibels(defense, gain, needed):
