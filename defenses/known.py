@@ -52,12 +52,13 @@ class Known:
         """By the last defense, from what is expected behind the others, which may have changed its length."""
         if not self.chain:
             return None
-        if len(self.chain) > 1:
-            for defense in self.chain[:-1]:
-                found = defense.expected(found, shared)
+        *others, last = self.chain
+        for defense in others:
+            found = defense.expected(found, shared)
+        if others:
             size = _product(found, shared) / _product(found, found).clamp_min(TINY)
             found = {name: size.clamp_min(TINY) * tensor for name, tensor in found.items()}
-        return self.chain[-1].surprisal(found, shared)
+        return last.surprisal(found, shared)
 
     def shared(
         self, gradient: Tensors, model: nn.Module, images: Tensor, rows: Tensor, scale: float, rng: torch.Generator

@@ -56,8 +56,10 @@ class Ternary(UpdateDefense):
         return tensor.clamp(-bound, bound) if self.clip else tensor
 
     def surprisal(self, found: Tensors, shared: Tensors) -> Tensor:
-        bounds = {name: tensor.abs().max() if self.clip else torch.inf for name, tensor in shared.items()}
-        return _surprisal({name: found[name].clamp(-bound, bound) for name, bound in bounds.items()}, shared, 1, by_chance=True)
+        if self.clip:
+            bounds = {name: tensor.abs().max() for name, tensor in shared.items()}
+            found = {name: found[name].clamp(-bound, bound) for name, bound in bounds.items()}
+        return _surprisal(found, shared, 1, by_chance=True)
 
 
 @settings

@@ -1,4 +1,4 @@
-"""Soteria (Sun et al. 2021, arXiv 2012.06133): the most revealing features of one fully connected layer leave no gradient."""
+"""Soteria (Sun et al. 2021, arXiv 2012.06133): the most revealing features of one layer leave no gradient."""
 
 import math
 from collections.abc import Iterator
@@ -20,12 +20,16 @@ AT_ONCE = 2**24  # numbers in the derivatives of as many features as are taken t
 class Soteria(Defense):
     """Prunes the gradient of `layer`'s weights in the columns of the `prune` fraction of its inputs that reveal most.
 
-    `layer` is a Linear module, by its name in the model ("network.3"; an unknown one is answered with all that there are). A
-    feature, which is an entry of the layer's input, reveals its magnitude over the norm of its derivative by the picture,
-    summed over the mini-batch (section 4.2, p = 2): to change such a feature's value moves the picture furthest. The number
-    pruned is rounded down; at 0 the update is unchanged to the last bit. All other gradients stay as they are.
+    `layer` is a Linear or Conv2d module, by its name in the model ("network.3"; an unknown one is answered with all that there
+    are). A feature, which is an entry of the layer's input, reveals its magnitude over the norm of its derivative by the
+    picture, summed over the mini-batch (section 4.2, p = 2): to change such a feature's value moves the picture furthest. A
+    convolution has the same weights for all pixels of a channel: its columns are the channels, and one reveals what its
+    entries do together. The number pruned is rounded down; at 0 the update is unchanged to the last bit. All other gradients
+    stay as they are.
 
-    Raises `ValueError` where the layer is not there, is not Linear, or takes more than one vector for a picture.
+    The time goes with the number of the layer's input entries, of which early convolutions have many. Raises `ValueError`
+    where the layer is not there, is neither Linear nor Conv2d, is a convolution in groups, or takes more than one vector for
+    a picture.
     """
 
     wraps: ClassVar[Literal["step", "round"]] = "step"
@@ -35,11 +39,15 @@ class Soteria(Defense):
 
     def share(self, compute: Compute, model: nn.Module, batch: Batch, rng: torch.Generator) -> Update:
         layer = dict(model.named_modules()).get(self.layer)
-        if not isinstance(layer, nn.Linear):
-            linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-            raise ValueError(f"layer = '{self.layer}' is no Linear module of the model; choices: {', '.join(linear) or 'none'}")
+        if not isinstance(layer, nn.Linear | nn.Conv2d):
+            able = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+            raise ValueError(
+                f"layer = '{self.layer}' is no Linear or Conv2d module of the model; choices: {', '.join(able) or 'none'}"
+            )
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            raise ValueError(f"layer = '{self.layer}' is a convolution in {layer.groups} groups, and Soteria needs one of all")
         update = compute(model, batch, rng)
-        count = math.floor(round(self.prune * layer.in_features, 6))
+        count = math.floor(round(self.prune * layer.weight.shape[1], 6))
         if not count:
             return update
         pruned = revelation(model, layer, batch.images).topk(count).indices
@@ -52,19 +60,20 @@ class Soteria(Defense):
 
 
 def revelation(
-    model: nn.Module, layer: nn.Linear, images: Float[Tensor, "batch channels height width"]
-) -> Float[Tensor, " features"]:
-    """What each of the layer's inputs reveals of the pictures: see `Soteria`. A feature that is 0 everywhere reveals 0.
+    model: nn.Module, layer: nn.Linear | nn.Conv2d, images: Float[Tensor, "batch channels height width"]
+) -> Float[Tensor, " columns"]:
+    """What each column of the layer's weight reveals of the pictures: see `Soteria`. A feature that is 0 reveals 0.
 
     The model, its running statistics included, is left as it was.
     """
     pictures = images.detach().clone().requires_grad_()
     features = _input_of(layer, model, pictures)
-    if features.ndim != 2:
+    if features.ndim != (2 if isinstance(layer, nn.Linear) else 4):
         raise ValueError(f"{layer} takes inputs of shape {tuple(features.shape)}, and Soteria needs one vector for a picture")
+    columns, features = features.shape[1], features.flatten(1)
     norms = torch.cat([_norms(slopes) for slopes in _derivatives(features, pictures)])
     found = features.detach().abs().T / norms.clamp_min(torch.finfo(norms.dtype).tiny)
-    return torch.where(features.detach().T == 0, 0, found).sum(1)
+    return torch.where(features.detach().T == 0, 0, found).sum(1).unflatten(0, (columns, -1)).sum(1)
 
 
 def _input_of(layer: nn.Module, model: nn.Module, pictures: Tensor) -> Tensor:

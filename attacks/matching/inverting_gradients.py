@@ -25,7 +25,7 @@ from learning.tensors import Tensors
 STEEP = 4.0  # a sigmoid's argument moves so much more than the pixel, at mid-grey
 EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sigmoids
 WANTED, WEIGHT = "wanted ", "weight"  # what is each victim's own is called so among variables of several
-LIKELY = 0.5  # of the step's length where the likelihood is matched: the distance has come near by then
+NEAR = 0.5  # of the step's length in the second half, where there is one: the first has come near
 PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
 
 
@@ -60,10 +60,10 @@ class InvertingGradients(Attack):
     average gradient. The order in which a client takes its examples is not told: every restart assumes another order of the
     labels, and `verdict` says so. Raises `NotApplicable` where `labels` does.
 
-    Where the client's defenses are known, what these would share is matched, and their noise may ask for more weight of the
-    total variation than is set: see `attacks.matching.knowing`. Where they tell its likelihood, half of the iterations go by
-    the distance and half, from what matched best and in steps half as long, by that; `loss` and `history` are then of the
-    second half.
+    Where the client's defenses are known, what these would share is matched: see `attacks.matching.knowing`. Where they tell
+    its likelihood, or their noise asks for more weight of the total variation than is set, half of the iterations go by the
+    distance as it is, and half, from what matched best and in steps half as long, by that; `loss` and `history` are then of
+    the second half.
     """
 
     adapts: ClassVar[bool] = True
@@ -119,17 +119,17 @@ class InvertingGradients(Attack):
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat_interleave(2, 0) for name, tensor in variables.items()}
-        iterations = self.iterations if first.likelihood is None else -(-self.iterations // 2)
+        iterations = self.iterations if first.afterwards is None else -(-self.iterations // 2)
         slope = slope_of(loss, first.victim, variables, iterations, large)
         signed = self._better(slope, variables) if self.signed == "auto" and large else self.signed
         lanes = len(variables["images"]) // len(every)
         kinds = [2 * lane < lanes if both else signed in (True, "soft") for lane in range(lanes)]
         runs = self._descend(slope, variables, kinds * len(every), iterations)
-        if first.likelihood is not None and iterations < self.iterations:
+        if first.afterwards is not None and iterations < self.iterations:
             found = best_of(runs).variables
             variables = {name: torch.stack([tensor] * lanes) for name, tensor in found.items()}
-            slope = slope_of(first.likelihood, first.victim, variables, self.iterations - iterations, large)
-            runs = self._descend(slope, variables, kinds, self.iterations - iterations, LIKELY)
+            slope = slope_of(first.afterwards, first.victim, variables, self.iterations - iterations, large)
+            runs = self._descend(slope, variables, kinds, self.iterations - iterations, NEAR)
         return [
             self._found(one.observation, best_of(runs[victim * lanes : (victim + 1) * lanes]))
             for victim, one in enumerate(every)
@@ -170,8 +170,12 @@ class InvertingGradients(Attack):
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
-        likelihood = None if known.surprisal is None else partial(self._loss, known, known.surprisal, wanted, known.prior)
-        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known, known.distance), likelihood)
+        afterwards = None
+        if known.surprisal is not None:
+            afterwards = partial(self._loss, known, known.surprisal, wanted, known.prior)
+        elif known.variation > weight:
+            afterwards = partial(self._loss, known, known.distance, wanted, known.variation)
+        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known, known.distance), afterwards)
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""
@@ -184,7 +188,7 @@ class InvertingGradients(Attack):
         """The weight of total variation."""
         crowd = crowding(variables["images"][0], wanted) if steps == 1 else 1.0
         distance = partial(self._distance, known, known.distance, wanted)
-        return max(variation_weight(self.total_variation, distance, variables, crowd), known.variation)
+        return variation_weight(self.total_variation, distance, variables, crowd)
 
     def _distance(self, known: Insight, distance: Distance, wanted: Tensors, one: Tensors) -> Tensor:
         return distance(known.gradient(self._pictures(one), _rows(one), one), wanted)
@@ -235,7 +239,7 @@ class _Sought:
     """What is sought of a victim: its restarts' variables, stacked, of least `loss`.
 
     `wanted`: what the client shared. `weight`: of total variation. `loss`: of the two, and of one restart's variables.
-    `likelihood`: of these alone, what is matched afterwards where a known defense says how likely it is.
+    `afterwards`: of these alone, what is made least in the second half, where a known defense asks for one.
     """
 
     observation: Observation
@@ -244,7 +248,7 @@ class _Sought:
     wanted: Tensors
     weight: float
     loss: Callable[[Tensors, Tensor | float, Tensors], Tensor]
-    likelihood: Loss | None = None
+    afterwards: Loss | None = None
 
 
 def _together(every: Sequence[_Sought], restarts: int) -> tuple[Tensors, Loss]:

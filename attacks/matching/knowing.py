@@ -10,8 +10,8 @@ of what the defense's own code says, in four parts:
    that it makes of the guess what was shared, the distance counts by so much: it shows the way from afar, where what is
    unlikely has edges everywhere, and does not count where nothing is left that contradicts.
 3. The noise of what is left is measured, by defending gradients of the attacker's own pictures: the more there is, and the
-   fewer entries there are for a picture's pixels, the more the prior counts. Where a defense tells the likelihood of what it
-   drew, that is matched once the distance has shown the way, with the prior's own weight against it.
+   fewer entries there are for a picture's pixels, the more the prior counts, once the distance has shown the way: from afar a
+   smooth picture is a trap. Where a defense tells the likelihood of what it drew, that is then matched in its place.
 4. Noise inside of the model (PRECODE) reaches what lies before it only through the slopes of the loss at one place, whose sum
    is shared: so what lies before it is matched given these, and what they differ by among examples is sought.
 
@@ -99,9 +99,9 @@ class Insight:
     """What is matched, and how, by an attacker who knows or who does not.
 
     `gradient`: of pictures and rows, and of all that is sought, by name: what enters the defenses of the update.
-    `distance`: between it and what was shared. `variation`: the least weight of the total variation. `inside`: what else
-    is sought, one row a restart. `surprisal`: the negative log-likelihood that is then matched in the distance's place, in nats
-    an entry, if the defense has one, and `prior`: the weight of the total variation beside it.
+    `distance`: between it and what was shared. `inside`: what else is sought, one row a restart. Once the distance has shown
+    the way: `variation`: the least weight of the total variation beside it. `surprisal`: the negative log-likelihood that
+    takes its place, in nats an entry, if the defense has one, and `prior`: the weight of the total variation beside that.
     """
 
     gradient: Callable[[Tensor, Tensor, Tensors], Tensors]
