@@ -217,7 +217,7 @@ def _given(means: Tensor, wanted: Tensor, prior: Tensor, spread: Tensor, noise: 
 
 
 def _quantile(errors: Tensor, labels: Tensor, counts: Tensor, total: int, rng: torch.Generator) -> float:
-    """Within how many deviations 95 % of the least-squares counts lie, tried on halves of the public pictures."""
+    """Of how many deviations intervals hold 95 % of the counts, tried on halves of the public pictures."""
     truth, zero = whole_counts(counts, total), torch.zeros(BATCHES, len(counts), dtype=torch.float64)
     missed = []
     for _ in range(SPLITS):
@@ -231,8 +231,18 @@ def _quantile(errors: Tensor, labels: Tensor, counts: Tensor, total: int, rng: t
         if any(count and not len(pool) for count, pool in zip(truth.tolist(), pools, strict=True)):
             return QUANTILE
         sums = sum((_drawn_sums(errors, pool, count, rng) for pool, count in zip(pools, truth.tolist(), strict=True)), zero)
-        missed.append((_with_total(sums, total) @ inverse.T - truth).abs() / deviations)
+        missed.append(_missed(_with_total(sums, total) @ inverse.T, truth, total) / deviations)
     return max(float(torch.quantile(torch.cat(missed).flatten(), 0.95)), 0.5)
+
+
+def _missed(found: Tensor, truth: Tensor, total: int) -> Tensor:
+    """How far an interval must reach around what was found to hold the truth: nowhere if it does without reaching.
+
+    It does where the truth is the nearest whole number, or the end of what is possible and what was found lies beyond.
+    """
+    away = (found - truth).abs()
+    beyond = ((truth == 0) & (found < 0)) | ((truth == total) & (found > total))
+    return torch.where(beyond | (away < 0.5), 0, away)
 
 
 def _drawn_sums(errors: Tensor, pool: Tensor, count: int, rng: torch.Generator) -> Tensor:
