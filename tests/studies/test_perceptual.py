@@ -25,20 +25,16 @@ from studies.scores import score
 STUDY = Path(__file__).parents[2] / "studies" / "quick.toml"
 
 
-@pytest.fixture(autouse=True)
-def _forgotten():
-    perceiver.cache_clear()
-    yield
-    perceiver.cache_clear()
-
-
-@pytest.fixture
-def alexnet(monkeypatch):
+@pytest.fixture(scope="module")
+def alexnet():
     """AlexNet with drawn weights, which are also what the metric gets."""
     with seeded(0, torch.device("cpu")):
         network = torchvision.models.alexnet(weights=None).eval()
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: network.state_dict())
-    return network.features
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WeightsEnum, "get_state_dict", lambda *_, **__: network.state_dict())
+        perceiver.cache_clear()
+        yield network.features
+        perceiver.cache_clear()
 
 
 @pytest.fixture
@@ -50,7 +46,9 @@ def offline(monkeypatch, tmp_path):
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(WeightsEnum, "get_state_dict", refuse)
-    return tmp_path / "hub" / "checkpoints"
+    perceiver.cache_clear()
+    yield tmp_path / "hub" / "checkpoints"
+    perceiver.cache_clear()
 
 
 def drawn(name: str, channels: int = 3, side: int = LEAST_SIDE) -> torch.Tensor:
