@@ -88,7 +88,7 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
     from learning.catalogue import SettingsError
     from studies.config import check_earlier, read_campaign, read_plan
     from studies.ledger import Ledger
-    from studies.preparation import prepare
+    from studies.preparation import prepare, prepare_scores
     from studies.provenance import environment
 
     study, overrides = Path(task["study"]), task["overrides"]
@@ -123,6 +123,7 @@ def _opened(task: dict[str, Any], events: TextIO) -> Any:
                 raise SettingsError(f"'{task['out']}' holds no recorded update to attack; run its study first")
             for cell in ledger.plan.cells:
                 check_earlier(campaign.granted, cell.study.federation)
+            prepare_scores(ledger.plan)
             ledger.add_attacks(campaign.attacks, campaign.granted)
             yield ledger, campaign.resources
 

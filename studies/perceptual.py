@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from learning.tensors import seeded
+
 LEAST_SIDE = 64  # pixels: a smaller picture is enlarged to it, since AlexNet halves every side five times
 
 
@@ -23,7 +25,9 @@ def lpips(found: Float[Tensor, "n channels height width"], truth: Float[Tensor, 
     metric = perceiver()
     with torch.no_grad():
         pairs = zip(_shown(found), _shown(truth), strict=True)
-        return [float(metric(one[None], other[None])) for one, other in pairs]
+        distances = [float(metric(one[None], other[None])) for one, other in pairs]
+    metric.reset()  # it keeps what it has found
+    return distances
 
 
 @lru_cache(maxsize=1)
@@ -39,7 +43,8 @@ def perceiver() -> Any:
     url = str(AlexNet_Weights.DEFAULT.url)
     place = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
     try:
-        metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
+        with seeded(0):  # its first weights are drawn, and then replaced: nobody else's draws may move
+            metric = LearnedPerceptualImagePatchSimilarity("alex", normalize=True)
     except (URLError, OSError, RuntimeError) as error:
         raise ValueError(
             f"LPIPS needs AlexNet's weights, which could not be had ({error}): put torchvision's {place.name} "

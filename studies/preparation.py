@@ -22,11 +22,7 @@ def initial_model(cell: Cell) -> nn.Module:
 
 def prepare(plan: Plan) -> None:
     """Makes sure that every cell can start. Raises `SettingsError` that names the place and the remedy."""
-    if any(cell.study.metrics.lpips for cell in plan.cells):
-        try:
-            perceiver()
-        except ValueError as error:
-            raise SettingsError(f"metrics.lpips: {error}") from None
+    prepare_scores(plan)
     seen = set()
     for cell in plan.cells:
         key = (cell.study.data, cell.study.model, cell.study.start, cell.study.client_data, cell.seed)
@@ -42,3 +38,12 @@ def prepare(plan: Plan) -> None:
             initial_model(cell)
         except ValueError as error:
             raise SettingsError(f"{place_of(cell.axes)}{place}: {error}") from None
+
+
+def prepare_scores(plan: Plan) -> None:
+    """Makes sure that what comes back can be scored. Raises `SettingsError` as `prepare` does."""
+    if any(cell.study.metrics.lpips for cell in plan.cells):
+        try:
+            perceiver()
+        except ValueError as error:
+            raise SettingsError(f"metrics.lpips: {error}") from None

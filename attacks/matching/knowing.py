@@ -38,7 +38,7 @@ DRAWS, TRIES = 8, 40  # different draws that are assumed at most, and how many a
 SHORT = 5  # a short descent has one in so many of the iterations
 SAMPLES, SCALINGS = 4, 6  # draws that measure the noise, and those before them that find the gradient's size
 NONE, TINY = 1e-6, 1e-30  # noise over signal, both squared, that counts as none; what a length is at least, to divide by it
-VARIATION = 2.5  # nats that a pixel's share of the total variation weighs: neighbours differ by some .4 at the most
+VARIATION = 2.5  # nats that a pixel's share of the total variation weighs; tuned on other pictures than those reported
 SLOPES = "slopes"  # what the slopes behind a bottleneck's noise are called among the variables
 
 
