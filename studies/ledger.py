@@ -359,7 +359,8 @@ class Ledger:
     def digest(self) -> str:
         """SHA-256 of all that the run computed: two runs of one study on one machine have the same.
 
-        Left out is what may differ: durations and the machine.
+        Left out is what may differ: durations and the machine; and of a run in progress a model that its training lets go of
+        meanwhile.
         """
         total = hashlib.sha256()
         for table in ("attacks", "rounds", "observations", "failures"):
@@ -370,7 +371,9 @@ class Ledger:
             total.update(json.dumps(result.scores, sort_keys=True).encode())
         total.update(self.meta("study").encode())
         for path in self._files():
-            total.update(str(path.relative_to(self.folder)).encode() + hashlib.sha256(path.read_bytes()).digest())
+            with contextlib.suppress(FileNotFoundError):
+                content = hashlib.sha256(path.read_bytes()).digest()
+                total.update(str(path.relative_to(self.folder)).encode() + content)
         return total.hexdigest()
 
     def _files(self) -> Iterator[Path]:

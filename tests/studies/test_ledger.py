@@ -92,6 +92,18 @@ def test_the_digest_is_of_contents_not_of_order_or_time(tmp_path):
         assert first.digest() != second.digest()
 
 
+def test_a_model_that_training_lets_go_of_while_the_digest_is_made_is_left_out(tmp_path, monkeypatch):
+    """The report of a run in progress: files are listed, and one is gone when its turn comes."""
+    with filled(tmp_path) as ledger:
+        ledger.record_model(0, 2, {"w": torch.ones(2, 3)})
+        listed = list(ledger._files())
+        ledger.forget_model(0, 2)
+        without = ledger.digest()
+        assert len(list(ledger._files())) < len(listed)
+        monkeypatch.setattr(ledger, "_files", lambda: iter(listed))
+        assert ledger.digest() == without
+
+
 @pytest.mark.parametrize("change", ["score", "accuracy", "reason", "update"])
 def test_the_digest_sees_every_change(tmp_path, change):
     with filled(tmp_path / "run") as ledger:

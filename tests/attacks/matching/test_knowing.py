@@ -258,7 +258,6 @@ def test_noise_is_measured_in_the_units_of_what_is_shared():
         (MagnitudePruning(keep=0.1), 2.5),
         (Precode(), 8.0),
         (Ternary(), 2.5),
-        (GaussianNoise(std=0.1), 1.0),
     ],
     ids=repr,
 )
