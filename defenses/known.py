@@ -44,18 +44,16 @@ class Known:
         """By the last defense, from what is expected behind the others."""
         if not self.chain:
             return None
-        for defense in self.chain[:-1]:
-            found = defense.expected(found, shared)
-        return self.chain[-1].unlikelihood(found, shared)
+        *others, last = self.chain
+        return last.unlikelihood(Known(tuple(others)).expected(found, shared), shared)
 
     def surprisal(self, found: Tensors, shared: Tensors) -> Tensor | None:
         """By the last defense, from what is expected behind the others, which may have changed its length."""
         if not self.chain:
             return None
         *others, last = self.chain
-        for defense in others:
-            found = defense.expected(found, shared)
         if others:
+            found = Known(tuple(others)).expected(found, shared)
             size = _product(found, shared) / _product(found, found).clamp_min(TINY)
             found = {name: size.clamp_min(TINY) * tensor for name, tensor in found.items()}
         return last.surprisal(found, shared)
