@@ -79,12 +79,12 @@ class Sign(UpdateDefense):
         return update.map(lambda tensor: tensor.sign() * tensor.double().abs().mean().to(tensor.dtype))
 
     def unlikelihood(self, found: Tensors, shared: Tensors) -> Tensor:
-        """The magnitudes that have another sign, a mean over all entries in units of each tensor's mean magnitude.
+        """The magnitudes that have another sign or are shared as zero, a mean over all entries in units of each tensor's mean.
 
         In units of its own mean a gradient comes no nearer to signs by shrinking.
         """
         wrong = [
-            (-found[name] * tensor.sign()).clamp_min(0).sum()
+            torch.where(tensor == 0, found[name].abs(), (-found[name] * tensor.sign()).clamp_min(0)).sum()
             / found[name].abs().mean().clamp_min(torch.finfo(tensor.dtype).tiny)
             for name, tensor in shared.items()
         ]

@@ -14,6 +14,7 @@ from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES, Distance
+from attacks.matching.exchanges import TRIED, exchanged
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -33,10 +34,13 @@ PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so m
 class InvertingGradients(Attack):
     """Pictures that maximise the cosine of gradients under a total-variation prior (equation 4).
 
-    `labels`: the label restoration to ask first. `joint_labels`: none is asked, and one row of class scores per example is
-    optimised with the pictures, as DLG does. `iterations`: of Adam, at most. `signed`: Adam sees the sign of the slope
-    only; "soft" leaves small slopes as they are; "auto" takes what matches better: on small networks one restart is run
-    with signs and without to the end, at once, and several are dealt to both, half each; large ones ask two pilots of a
+    `labels`: the label restoration to ask first. `exchanges`: so many of its labels at most are exchanged, one after the other,
+    for those with which pictures match better after a short descent. All other classes of every example are tried each time,
+    which is for few of both, and worth it where a defense hides labels from what reads the last layer. `joint_labels`: none
+    is asked, and one row of class scores per example is optimised with the pictures, as DLG does. `iterations`: of Adam, at
+    most. `signed`: Adam sees the sign of the slope only; "soft" leaves small slopes as they are; "auto" takes what matches
+    better: on small networks one restart is run with signs and without to the end, at once, and several are dealt to both,
+    half each; large ones ask two pilots of a
     twentieth of the iterations, and take signed steps, the paper's, where these are under a hundred. `learning_rate`:
     Adam's first step, in units of the pixel range. `decay`: "cosine" lets the step fall to zero along half a cosine,
     "steps" divides it by ten after 3/8, 5/8 and 7/8 of the iterations. `warm_up`: iterations in which it rises first.
@@ -69,6 +73,7 @@ class InvertingGradients(Attack):
     adapts: ClassVar[bool] = True
 
     labels: LabelRestoration = ILRG()
+    exchanges: Index = 0
     joint_labels: bool = False
     iterations: Count = 1000
     learning_rate: Positive = 0.08
@@ -89,6 +94,10 @@ class InvertingGradients(Attack):
     def __post_init__(self) -> None:
         if self.weight_decay and self.box == "sigmoid":
             raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
+        if self.exchanges and self.joint_labels:
+            raise ValueError(
+                f"exchanges is {self.exchanges}, and joint_labels asks for no restoration: there are none to exchange"
+            )
 
     def at_once(self, observation: Observation) -> int:
         """As many as fill a step of small networks with arithmetic; one where they cannot be computed together."""
@@ -115,7 +124,7 @@ class InvertingGradients(Attack):
         every = [self._sought(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
         first = every[0]
         variables, loss = _together(every, self.restarts)
-        large = work(first.victim, first.observation.image_shape) * _simulated_steps(first.observation) >= LARGE
+        large = _is_large(first.victim, first.observation)
         both = self.signed == "auto" and not large
         if both and self.restarts == 1:
             variables = {name: tensor.repeat_interleave(2, 0) for name, tensor in variables.items()}
@@ -130,23 +139,20 @@ class InvertingGradients(Attack):
             variables = {name: torch.stack([tensor] * lanes) for name, tensor in found.items()}
             slope = slope_of(first.afterwards, first.victim, variables, self.iterations - iterations, large)
             runs = self._descend(slope, variables, kinds, self.iterations - iterations, NEAR)
-        return [
-            self._found(one.observation, best_of(runs[victim * lanes : (victim + 1) * lanes]))
-            for victim, one in enumerate(every)
-        ]
+        return [self._found(one, best_of(runs[at * lanes : (at + 1) * lanes])) for at, one in enumerate(every)]
 
-    def _found(self, observation: Observation, best: Run) -> Reconstruction:
+    def _found(self, sought: "_Sought", best: Run) -> Reconstruction:
         return Reconstruction(
             images=self._pictures(best.variables).float().cpu(),
             labels=_rows(best.variables).float().cpu(),
             loss=best.loss,
             history=best.history,
-            verdict=_said(observation),
+            verdict="; ".join(filter(None, [_said(sought.observation), sought.exchanges])),
         )
 
     def _sought(self, observation: Observation, rng: torch.Generator) -> "_Sought":
         """What is sought of a victim, and where from."""
-        observation = assuming(self, observation, rng)
+        observation = assuming(replace(self, exchanges=0), observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
         rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
@@ -154,11 +160,11 @@ class InvertingGradients(Attack):
         variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
             variables["images"] = variables["images"].logit(EDGE)
+        order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
         if rows is None:
             scores = torch.randn(self.restarts, observation.examples, observation.classes, generator=rng)
             variables["scores"] = scores.to(reference)
         else:
-            order = orders(observation.examples, self.restarts if simulated else 1, rng).to(reference.device)
             variables["labels"] = rows.to(reference)[order].expand(self.restarts, -1, -1)
         victim = victim_of(observation, reference.dtype)
         found = simulation(victim, observation.training, observation.examples) if simulated else victim.gradient
@@ -167,6 +173,12 @@ class InvertingGradients(Attack):
         )
         variables |= known.inside
         weight = self._smoothness(known, wanted, variables, observation.steps)
+        said = ""
+        if rows is not None and self.exchanges:
+            loss = partial(self._loss, known, known.distance, wanted, weight)
+            better, made = exchanged(rows, partial(self._tried, victim, observation, loss, variables, order), self.exchanges)
+            variables["labels"] = better.to(reference)[order].expand(self.restarts, -1, -1)
+            said = f"{made} of {len(rows)} labels were exchanged for others that match better"
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
@@ -175,7 +187,17 @@ class InvertingGradients(Attack):
             afterwards = partial(self._loss, known, known.surprisal, wanted, known.prior)
         elif known.variation > weight:
             afterwards = partial(self._loss, known, known.distance, wanted, known.variation)
-        return _Sought(observation, victim, variables, wanted, weight, partial(self._loss, known, known.distance), afterwards)
+        loss = partial(self._loss, known, known.distance)
+        return _Sought(observation, victim, variables, wanted, weight, loss, afterwards, said)
+
+    def _tried(
+        self, victim: Victim, observation: Observation, loss: Loss, variables: Tensors, order: Tensor, candidates: Tensor
+    ) -> list[float]:
+        """What each batch of label rows is matched by after a short descent from the first start."""
+        lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
+        lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
+        slope = slope_of(loss, victim, lanes, TRIED, _is_large(victim, observation))
+        return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), TRIED)]
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""
@@ -239,7 +261,8 @@ class _Sought:
     """What is sought of a victim: its restarts' variables, stacked, of least `loss`.
 
     `wanted`: what the client shared. `weight`: of total variation. `loss`: of the two, and of one restart's variables.
-    `afterwards`: of these alone, what is made least in the second half, where a known defense asks for one.
+    `afterwards`: of these alone, what is made least in the second half, where a known defense asks for one. `exchanges`: what
+    is to be said of those of labels.
     """
 
     observation: Observation
@@ -249,6 +272,7 @@ class _Sought:
     weight: float
     loss: Callable[[Tensors, Tensor | float, Tensors], Tensor]
     afterwards: Loss | None = None
+    exchanges: str = ""
 
 
 def _together(every: Sequence[_Sought], restarts: int) -> tuple[Tensors, Loss]:
@@ -266,6 +290,11 @@ def _together(every: Sequence[_Sought], restarts: int) -> tuple[Tensors, Loss]:
         return first.loss({name: one[WANTED + name].detach() for name in first.wanted}, one[WEIGHT].detach(), one)
 
     return variables, loss
+
+
+def _is_large(victim: Victim, observation: Observation) -> bool:
+    """Whether arithmetic, and not calls, is what a step costs."""
+    return work(victim, observation.image_shape) * _simulated_steps(observation) >= LARGE
 
 
 def _simulated_steps(observation: Observation) -> int:

@@ -13,7 +13,8 @@ of what the defense's own code says, in four parts:
    fewer entries there are for a picture's pixels, the more the prior counts, once the distance has shown the way: from afar a
    smooth picture is a trap. Where a defense tells the likelihood of what it drew, that is then matched in its place.
 4. Noise inside of the model (PRECODE) reaches what lies before it only through the slopes of the loss at one place, whose sum
-   is shared: so what lies before it is matched given these, and what they differ by among examples is sought.
+   is shared: so what lies before it is matched given these, and what they differ by among examples is sought, from what it
+   would be without noise.
 
 A client of several steps draws anew in every step; here one draw is assumed for all of them, and bottlenecks give their mean.
 """
@@ -26,7 +27,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, grad
+from torch.func import functional_call, grad, vmap
 
 from attacks.attack import KnownDefense, Observation, Reconstruction
 from attacks.matching.distances import Distance
@@ -39,6 +40,7 @@ SHORT = 5  # a short descent has one in so many of the iterations
 SAMPLES, SCALINGS = 4, 6  # draws that measure the noise, and those before them that find the gradient's size
 NONE, TINY = 1e-6, 1e-30  # noise over signal, both squared, that counts as none; what a length is at least, to divide by it
 VARIATION = 2.5  # nats that a pixel's share of the total variation weighs; tuned on other pictures than those reported
+APART = 0.1  # of the slopes' deviation: what noise is first held to add to them; tuned on other pictures too
 SLOPES = "slopes"  # what the slopes behind a bottleneck's noise are called among the variables
 
 
@@ -147,8 +149,9 @@ def insight(
             return gradient(pictures, rows)
         slopes = shared[f"{noisy}.encoder.bias"]
         if inside:
-            unit = slopes.square().mean().sqrt() / size**0.5
-            slopes = slopes / size + unit * (sought[SLOPES] - sought[SLOPES].mean(0))
+            unit = APART * slopes.square().mean().sqrt() / size**0.5
+            without = slopes_without_noise(victim, noisy, pictures, rows) / size
+            slopes = without + (slopes - without.sum(0)) / size + unit * (sought[SLOPES] - sought[SLOPES].mean(0))
         return before_noise(victim, noisy, pictures, slopes)
 
     def away(found: Tensors, wanted: Tensors) -> Tensor:
@@ -183,6 +186,16 @@ def before_noise(victim: Victim, bottleneck: str, pictures: Tensor, slopes: Tens
         return (module.encoded * slopes).sum()
 
     return grad(loss)(victim.weights)
+
+
+def slopes_without_noise(victim: Victim, bottleneck: str, pictures: Tensor, rows: Tensor) -> Tensor:
+    """The slopes of each example's loss by what the bottleneck encodes, were there no noise: one row an example."""
+    name = f"{bottleneck}.encoder.bias"
+
+    def slopes(picture: Tensor, row: Tensor) -> Tensor:
+        return grad(lambda bias: victim.loss({**victim.weights, name: bias}, picture[None], row[None]))(victim.weights[name])
+
+    return vmap(slopes)(pictures, rows)
 
 
 @torch.no_grad()

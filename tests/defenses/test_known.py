@@ -141,13 +141,13 @@ def test_what_has_the_signs_that_were_shared_is_not_unlikely_and_its_negative_is
     assert Known(()).unlikelihood(given, shared) is None
 
 
-def test_only_what_contradicts_a_sign_counts_whatever_the_size():
+def test_only_what_contradicts_a_sign_or_a_zero_counts_whatever_the_size():
     shared = {"a": torch.tensor([1.0, -1.0, 1.0, 0.0])}
     assert float(Sign().unlikelihood({"a": torch.tensor([5.0, -0.1, 2.0, 0.0])}, shared)) == 0
     some = {"a": torch.tensor([1.0, 3.0, -1.0, 3.0])}
     for size in (1, 7):
         found = Sign().unlikelihood({"a": size * some["a"]}, shared)
-        assert float(found) == pytest.approx((3 + 1) / 2 / 4)
+        assert float(found) == pytest.approx((3 + 1 + 3) / 2 / 4), "two wrong signs, and what should have been zero"
 
 
 def test_what_outpost_prunes_is_not_expected_though_its_noise_hides_where():
