@@ -149,8 +149,8 @@ class Reconstruction:
     `counts_interval`: the least and the greatest number of examples of each class that the method holds possible, at 95 % for
     each class on its own. `identifiable`: whether the update determines the labels, as far as the method can tell, and
     `verdict`: a sentence that says why not, or on what that rests. None and empty where the method cannot tell.
-    `certified`: which pictures the method has proven right without the truth, up to the error that the verdict names; None
-    where it proves nothing.
+    `certified`: which pictures, or where there are none which labels, the method has proven right without the truth, up to the
+    error that the verdict names; None where it proves nothing.
     """
 
     images: Float[Tensor, "batch channels height width"] | None = None
@@ -211,9 +211,17 @@ def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator)
     Its draws are its own, by the seed of `rng`: two restorations that find the same labels leave the pictures' search the
     same start, and what they are worth differs by the labels alone.
     """
-    rows = restoration.reconstruct(observation, generator("labels", rng.initial_seed())).labels
-    assert rows is not None, "label restorations restore labels"
-    return rows
+    return rows_and_proven(restoration, observation, rng)[0]
+
+
+def rows_and_proven(
+    restoration: Attack, observation: Observation, rng: torch.Generator
+) -> tuple[Float[Tensor, "batch classes"], Bool[Tensor, " batch"]]:
+    """See `rows_by`; and which of the rows the restoration has proven right."""
+    found = restoration.reconstruct(observation, generator("labels", rng.initial_seed()))
+    assert found.labels is not None, "label restorations restore labels"
+    nothing = torch.zeros(len(found.labels), dtype=torch.bool)
+    return found.labels, nothing if found.certified is None else found.certified
 
 
 def label_rows(labels: Int[Tensor, " batch"], classes: int) -> Float[Tensor, "batch classes"]:

@@ -138,7 +138,8 @@ class Interrogation:
         if found is not None:
             cell = self._ledger.plan.cells[victim.cell]
             classes, others = pictures_of(cell.study.data).classes, gallery(cell, self._attacks[name][1])
-            seen = None if found.certified is None else given(cell, victim, self._model(victim.cell, victim.round))
+            proven = found.certified is not None and found.images is not None
+            seen = given(cell, victim, self._model(victim.cell, victim.round)) if proven else None
             scores = score(found, truth(cell, victim), classes, others, seen, cell.study.metrics.lpips).row()
             reason, loss = found.verdict, found.loss
         result = Result(victim, name, outcome.status, reason, scores, loss, outcome.seconds)

@@ -61,7 +61,8 @@ class AutoLabels(Attack):
             classes = classes_apart(observation, self.seconds, rng)
             if classes is not None:
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
-                return Reconstruction(labels=label_rows(classes.sort().values, observation.classes), verdict=said)
+                rows = label_rows(classes.sort().values, observation.classes)
+                return Reconstruction(labels=rows, verdict=said, certified=_first(len(rows), len(rows)))
         if not self.seconds or isinstance(chosen, RankOneLabels):
             return _asked(chosen, observation, rng)
         if observation.steps > 1:
@@ -71,8 +72,9 @@ class AutoLabels(Attack):
         agrees = ", and the model agrees" if observation.steps == 1 else ""
         said = f"{len(classes)} of {observation.examples} examples were taken apart{agrees}"
         rows = label_rows(classes.sort().values, observation.classes)
+        proven = _first(len(rows), observation.examples) if observation.steps == 1 else None
         if rest is None or len(classes) == observation.examples:
-            return Reconstruction(labels=rows, verdict=said)
+            return Reconstruction(labels=rows, verdict=said, certified=proven)
         found = _asked(chosen, rest, rng)
         if not len(classes):
             return found
@@ -82,6 +84,7 @@ class AutoLabels(Attack):
         return replace(
             found,
             labels=torch.cat([rows, others.to(rows)]),
+            certified=proven,
             counts_interval=None,  # those that are left are no draw: the model is surer of them than of public pictures
             verdict=f"{said}; of the others: {found.verdict}" if found.verdict else said,
         )
@@ -109,6 +112,11 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
     if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
         return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
     return found
+
+
+def _first(proven: int, examples: int) -> Tensor:
+    """Flags of the first so many of the examples."""
+    return torch.arange(examples) < proven
 
 
 def _others(labels: Tensor, seen: Tensor) -> Tensor:

@@ -56,7 +56,10 @@ class SoftLabels(Attack):
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
         row, fault = self.restored(observation)
         return Reconstruction(
-            labels=row.float(), identifiable=not fault, verdict=f"labels not identifiable here: {fault}" if fault else ""
+            labels=row.float(),
+            identifiable=not fault,
+            verdict=f"labels not identifiable here: {fault}" if fault else "",
+            certified=torch.tensor([not fault]),
         )
 
     def restored(self, observation: Observation) -> tuple[Float[Tensor, "1 classes"], str]:

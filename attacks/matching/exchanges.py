@@ -4,39 +4,46 @@ from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-TRIED = 20  # iterations that show whether labels can be matched; a hundred show no more
+TRIED = 20  # iterations in which labels are tried: a hundred tell one exchange from another no better
+JUDGED = 100  # in which those found are held against those restored
 TOGETHER = 32  # batches of labels that are tried at once
 
-Losses: TypeAlias = Callable[[Float[Tensor, "some batch classes"]], Sequence[float]]
+Losses: TypeAlias = Callable[[Float[Tensor, "some batch classes"], int], Sequence[float]]
 
 
-def exchanged(rows: Float[Tensor, "batch classes"], losses: Losses, most: int) -> tuple[Float[Tensor, "batch classes"], int]:
+def exchanged(
+    restored: Float[Tensor, "batch classes"], doubtful: Bool[Tensor, " batch"], losses: Losses, most: int
+) -> tuple[Float[Tensor, "batch classes"], int]:
     """The label rows that match best, and how many of them were exchanged.
 
-    `losses`: of several batches of label rows, what each is matched by at best, as far as that is known. In every round each
-    label is exchanged for each other class, and the exchange that matches best is made; there are at most so many rounds, and
-    none after one that made nothing better. What is only another order of the same labels is not tried again.
+    `doubtful`: which may be. `losses`: of several batches of label rows, and a number of iterations, what each is matched by
+    after so many. In every round each label is exchanged for each other class, and the exchange that matches best is made;
+    there are at most so many rounds, and none after one that made nothing better. What is only another order of the same
+    labels is not tried again. In the end those found must match better than those restored after a longer descent, too.
     """
-    classes = rows.shape[1]
-    certain = torch.eye(classes, dtype=rows.dtype, device=rows.device)
-    least, made, tried = losses(rows[None])[0], 0, {_content(rows)}
+    certain = torch.eye(restored.shape[1], dtype=restored.dtype, device=restored.device)
+    rows, least, made, tried = restored, losses(restored[None], TRIED)[0], 0, {_content(restored)}
     while made < most:
         found: list[Tensor] = []
-        for place in range(len(rows)):
+        for place in torch.nonzero(doubtful).flatten().tolist():
             for row in certain:
                 other = rows.clone()
                 other[place] = row
                 if _content(other) not in tried:
                     tried.add(_content(other))
                     found.append(other)
-        values = [loss for some in torch.stack(found).split(TOGETHER) for loss in losses(some)] if found else []
+        values = [loss for some in torch.stack(found).split(TOGETHER) for loss in losses(some, TRIED)] if found else []
         if min(values, default=least) >= least:
             break
         least, made = min(values), made + 1
         rows = found[values.index(least)]
+    if made:
+        before, after = losses(torch.stack([restored, rows]), JUDGED)
+        if before <= after:
+            return restored, 0
     return rows, made
 
 

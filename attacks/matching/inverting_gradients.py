@@ -9,12 +9,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from attacks.attack import Attack, Observation, Reconstruction, rows_by
+from attacks.attack import Attack, Observation, Reconstruction, rows_and_proven
 from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES, Distance
-from attacks.matching.exchanges import TRIED, exchanged
+from attacks.matching.exchanges import exchanged
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -95,9 +95,7 @@ class InvertingGradients(Attack):
         if self.weight_decay and self.box == "sigmoid":
             raise ValueError(f'weight_decay is {self.weight_decay}, and box is "sigmoid": decay needs box = "projection"')
         if self.exchanges and self.joint_labels:
-            raise ValueError(
-                f"exchanges is {self.exchanges}, and joint_labels asks for no restoration: there are none to exchange"
-            )
+            raise ValueError(f"exchanges is {self.exchanges}, and joint_labels is true: with it no labels are restored first")
 
     def at_once(self, observation: Observation) -> int:
         """As many as fill a step of small networks with arithmetic; one where they cannot be computed together."""
@@ -155,7 +153,7 @@ class InvertingGradients(Attack):
         observation = assuming(replace(self, exchanges=0), observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
-        rows = None if self.joint_labels else rows_by(self.labels, observation, rng)
+        rows, proven = (None, None) if self.joint_labels else rows_and_proven(self.labels, observation, rng)
         simulated = _simulated_steps(observation) > 1
         variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
@@ -174,11 +172,12 @@ class InvertingGradients(Attack):
         variables |= known.inside
         weight = self._smoothness(known, wanted, variables, observation.steps)
         said = ""
-        if rows is not None and self.exchanges:
+        if rows is not None and proven is not None and self.exchanges:
             loss = partial(self._loss, known, known.distance, wanted, weight)
-            better, made = exchanged(rows, partial(self._tried, victim, observation, loss, variables, order), self.exchanges)
+            losses = partial(self._tried, victim, observation, loss, variables, order)
+            better, made = exchanged(rows, ~proven, losses, self.exchanges)
             variables["labels"] = better.to(reference)[order].expand(self.restarts, -1, -1)
-            said = f"{made} of {len(rows)} labels were exchanged for others that match better"
+            said = f"{made} of {len(rows)} labels were exchanged for others that match better" if made else ""
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
@@ -191,13 +190,20 @@ class InvertingGradients(Attack):
         return _Sought(observation, victim, variables, wanted, weight, loss, afterwards, said)
 
     def _tried(
-        self, victim: Victim, observation: Observation, loss: Loss, variables: Tensors, order: Tensor, candidates: Tensor
+        self,
+        victim: Victim,
+        observation: Observation,
+        loss: Loss,
+        variables: Tensors,
+        order: Tensor,
+        candidates: Tensor,
+        iterations: int,
     ) -> list[float]:
-        """What each batch of label rows is matched by after a short descent from the first start."""
+        """What each batch of label rows is matched by after a descent of so many iterations from the first start."""
         lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
         lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
-        slope = slope_of(loss, victim, lanes, TRIED, _is_large(victim, observation))
-        return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), TRIED)]
+        slope = slope_of(loss, victim, lanes, iterations, _is_large(victim, observation))
+        return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), iterations)]
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""

@@ -47,7 +47,10 @@ def test_auto_takes_apart_what_rank_one_cannot_count():
 
 def test_auto_says_that_it_took_the_batch_apart():
     observation = observe(MLP(width=300, depth=1).build(SHAPE, CLASSES, 2), random_batch(48, 2))
-    assert "all 48 examples were taken apart" in AutoLabels(seconds=60.0).reconstruct(observation, generator(0)).verdict
+    found = AutoLabels(seconds=60.0).reconstruct(observation, generator(0))
+    assert "all 48 examples were taken apart" in found.verdict
+    assert found.certified is not None
+    assert found.certified.tolist() == [True] * 48
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,10 @@ def test_what_a_trained_network_is_not_sure_of_is_taken_apart():
         for auto, seconds in ((True, 60.0), (False, 0.0)):
             found = AutoLabels(seconds=seconds).reconstruct(observation, generator(0))
             assert ("were taken apart, and the model agrees" in found.verdict) == auto
+            assert (found.certified is not None) == auto
+            if found.certified is not None and found.labels is not None:
+                assert int(found.certified.sum()) == int(found.verdict.split()[0])
+                assert (torch.tensor(restored(found.labels[found.certified])) <= truth).all()
             same = int(torch.minimum(torch.tensor(restored(found.labels)), truth).sum())
             right, without = right + auto * same, without + (not auto) * same
     assert right > without
@@ -145,6 +152,7 @@ def test_pictures_that_several_epochs_share_tell_their_labels():
         assert auto.labels is not None
         assert len(auto.labels) == 8
         assert "of 8 examples were taken apart" in auto.verdict
+        assert auto.certified is None, "several steps prove nothing"
         assert int(torch.minimum(torch.tensor(restored(auto.labels)), truth).sum()) >= int(auto.verdict.split()[0])
         found += int(classes.sum())
     assert found > 12

@@ -161,9 +161,11 @@ def test_idlg_refuses_more_than_one_example():
 def test_given_labels_are_those_granted():
     labels = torch.tensor([1, 1, 7])
     observation = observe(MLP().build(SHAPE, CLASSES, 0), random_batch(3), granted=Granted(labels=labels))
-    rows = GivenLabels().reconstruct(observation, generator(0)).labels
-    assert rows is not None
-    assert rows.argmax(1).tolist() == [1, 1, 7]
+    found = GivenLabels().reconstruct(observation, generator(0))
+    assert found.labels is not None
+    assert found.labels.argmax(1).tolist() == [1, 1, 7]
+    assert found.certified is not None
+    assert found.certified.all(), "an assumption is not to be improved"
 
 
 def test_given_labels_refuse_without_the_grant():

@@ -66,6 +66,8 @@ def test_labels_are_exact_without_a_bias(kind, classes):
         assert found.labels is not None
         assert (found.labels[0] - label).abs().max() <= 1e-5
         assert found.identifiable
+        assert found.certified is not None
+        assert found.certified.tolist() == [True]
         assert found.verdict == ""
 
 
@@ -125,6 +127,8 @@ def test_a_broken_necessary_condition_is_told():
     shifted = replace(observation, update=observation.update.map(lambda t: t + 0.01))
     found = SoftLabels().reconstruct(shifted, generator(0))
     assert found.identifiable is False
+    assert found.certified is not None
+    assert found.certified.tolist() == [False]
     assert "sum to" in found.verdict
     (gradient,) = observation.update.parameters.values()
     other = torch.randn(gradient.shape, generator=generator(1)) * gradient.abs().max()
