@@ -11,7 +11,7 @@ from attacks import Granted, Observation
 from attacks.labels import GivenLabels
 from attacks.matching import InvertingGradients
 from attacks.matching.distances import cosine_distance
-from attacks.matching.knowing import DRAWS, assuming, before_noise, insight, noise_share
+from attacks.matching.knowing import DRAWS, assuming, before_noise, insight, noise_share, slopes_without_noise
 from attacks.matching.priors import total_variation
 from attacks.matching.victim import victim_of
 from defenses import (
@@ -32,7 +32,7 @@ from defenses import (
 )
 from learning.data import MNIST, Digits, pictures_of
 from learning.models import MLP, Architecture, LeNet, bottlenecks
-from learning.tensors import Batch, generator
+from learning.tensors import Batch, Update, generator
 from learning.training import Training, gradient, set_mode
 from tests.attacks.matching.test_matching import decibels
 
@@ -233,6 +233,21 @@ def test_what_lies_before_the_noise_of_a_bottleneck_matches_whatever_was_drawn(s
     (weight,) = torch.autograd.grad((module.encoded * slopes).sum(), [model.get_parameter("network.1.weight")])
     assert torch.allclose(made["network.1.weight"], weight, atol=1e-6)
     assert not made[f"{name}.decoder.weight"].any()
+
+
+def test_where_a_bottleneck_drew_nothing_what_would_be_without_noise_is_what_was_shared():
+    observation, batch = observed((Precode(width=8),), size=3)
+    ((name, module),) = bottlenecks(observation.model).items()
+    module.noisy = False
+    observation = replace(observation, update=Update(gradient(observation.model, batch)))
+    victim, one = victim_of(observation, torch.float32), known(observation, batch)
+    slopes = slopes_without_noise(victim, name, batch.images, rows_of(batch))
+    torch.testing.assert_close(slopes.mean(0), observation.gradient()[f"{name}.encoder.bias"])
+    (sought,) = one.inside
+    at_rest = {sought: torch.zeros(3, 16)}
+    assert float(one.distance(one.gradient(batch.images, rows_of(batch), at_rest), observation.gradient())) < 1e-5
+    other = rows_of(batch)[[1, 2, 0]]
+    assert float(one.distance(one.gradient(batch.images, other, at_rest), observation.gradient())) > 0.01, "labels tell"
 
 
 def test_noise_is_measured_in_the_units_of_what_is_shared():
