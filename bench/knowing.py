@@ -2,8 +2,8 @@
 
     CURIOUS_DATA=.data python -m bench.knowing
 
-MNIST, the untrained sigmoid LeNet of DLG or another `--model`, one picture an update (two where the defense mixes pictures),
-labels given to both.
+MNIST, the untrained sigmoid LeNet of DLG or another `--model`, one picture an update (two where the defense mixes pictures; or
+`--pictures`), labels given to both.
 A victim has its own pictures, model, draws and start, by its number; both attackers get the same start and the same settings.
 No victim is left out, nothing is chosen. A row: mean PSNR of both and the gain; how often the picture nearest to a restored
 one, among `GALLERY` of which one or two are the client's, is the client's own (by chance: one in so many a picture). Intervals:
@@ -130,6 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--victims", type=int, default=10)
     parser.add_argument("--iterations", type=int, default=300)
+    parser.add_argument("--pictures", type=int, help="of an update, where not as many as the row says")
     parser.add_argument("--total-variation", type=float, default=0.01)
     parser.add_argument("--defenses", nargs="+", choices=list(ROWS), default=list(ROWS))
     parser.add_argument("--data", choices=["mnist", "cifar10"], default="mnist")
@@ -145,6 +146,7 @@ def main() -> None:
     architecture, layer = MODELS[settings.model]
     for name in settings.defenses:
         chain, size = ROWS[name]
+        size = settings.pictures or size
         chain = tuple(replace(one, layer=layer) if isinstance(one, Soteria) else one for one in chain)
         outcomes, begin = [], time.process_time()
         for number in range(settings.victims):
