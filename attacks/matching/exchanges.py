@@ -47,6 +47,6 @@ def exchanged(
     return rows, made
 
 
-def _content(rows: Tensor) -> tuple[tuple[float, ...], ...]:
+def _content(rows: Tensor) -> tuple[bytes, ...]:
     """The rows in an order that does not depend on theirs."""
-    return tuple(sorted(tuple(row) for row in rows.tolist()))
+    return tuple(sorted(row.tobytes() for row in rows.cpu().numpy()))

@@ -40,18 +40,17 @@ class InvertingGradients(Attack):
     is asked, and one row of class scores per example is optimised with the pictures, as DLG does. `iterations`: of Adam, at
     most. `signed`: Adam sees the sign of the slope only; "soft" leaves small slopes as they are; "auto" takes what matches
     better: on small networks one restart is run with signs and without to the end, at once, and several are dealt to both,
-    half each; large ones ask two pilots of a
-    twentieth of the iterations, and take signed steps, the paper's, where these are under a hundred. `learning_rate`:
-    Adam's first step, in units of the pixel range. `decay`: "cosine" lets the step fall to zero along half a cosine,
-    "steps" divides it by ten after 3/8, 5/8 and 7/8 of the iterations. `warm_up`: iterations in which it rises first.
-    `weight_decay`: AdamW's, towards mid-grey. `distance`: of the gradients; squares and absolute values are in units of the
-    shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by), `label_entropy` (of
-    labels that are sought): weights of the priors. Left out, that of total variation is a fifth of the distance at the
-    first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`).
-    `box`: pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard
-    deviation of the starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`.
-    `restarts`: independent starts, of which the one of least mean loss is kept; they are computed together. `continued`: the
-    first start is what the same attack finds in the round before, where rounds of the same examples are granted.
+    half each; large ones ask two pilots of a twentieth of the iterations, and take signed steps, the paper's, where these are
+    under a hundred. `learning_rate`: Adam's first step, in units of the pixel range. `decay`: "cosine" lets the step fall to
+    zero along half a cosine, "steps" divides it by ten after 3/8, 5/8 and 7/8 of the iterations. `warm_up`: iterations in which
+    it rises first. `weight_decay`: AdamW's, towards mid-grey. `distance`: of the gradients; squares and absolute values are in
+    units of the shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by), `label_entropy`
+    (of labels that are sought): weights of the priors. Left out, that of total variation is a fifth of the distance at the
+    first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`). `box`:
+    pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard deviation of the
+    starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`. `restarts`:
+    independent starts, of which the one of least mean loss is kept; they are computed together. `continued`: the first start is
+    what the same attack finds in the round before, where rounds of the same examples are granted.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -171,13 +170,6 @@ class InvertingGradients(Attack):
         )
         variables |= known.inside
         weight = self._smoothness(known, wanted, variables, observation.steps)
-        said = ""
-        if rows is not None and proven is not None and self.exchanges:
-            loss = partial(self._loss, known, known.distance, wanted, weight)
-            losses = partial(self._tried, victim, observation, loss, variables, order)
-            better, made = exchanged(rows, ~proven, losses, self.exchanges)
-            variables["labels"] = better.to(reference)[order].expand(self.restarts, -1, -1)
-            said = f"{made} of {len(rows)} labels were exchanged for others that match better" if made else ""
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
@@ -187,23 +179,27 @@ class InvertingGradients(Attack):
         elif known.variation > weight:
             afterwards = partial(self._loss, known, known.distance, wanted, known.variation)
         loss = partial(self._loss, known, known.distance)
-        return _Sought(observation, victim, variables, wanted, weight, loss, afterwards, said)
+        sought = _Sought(observation, victim, variables, wanted, weight, loss, afterwards)
+        if rows is None or proven is None or not self.exchanges:
+            return sought
+        return self._exchanged(sought, rows, ~proven, order)
 
-    def _tried(
-        self,
-        victim: Victim,
-        observation: Observation,
-        loss: Loss,
-        variables: Tensors,
-        order: Tensor,
-        candidates: Tensor,
-        iterations: int,
-    ) -> list[float]:
-        """What each batch of label rows is matched by after a descent of so many iterations from the first start."""
-        lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
-        lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
-        slope = slope_of(loss, victim, lanes, iterations, _is_large(victim, observation))
-        return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), iterations)]
+    def _exchanged(self, sought: "_Sought", rows: Tensor, doubtful: Tensor, order: Tensor) -> "_Sought":
+        """The same with labels that match better: each tried by a short descent from the first start."""
+        loss, variables = partial(sought.loss, sought.wanted, sought.weight), sought.variables
+
+        def losses(candidates: Tensor, iterations: int) -> list[float]:
+            lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
+            lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
+            slope = slope_of(loss, sought.victim, lanes, iterations, _is_large(sought.victim, sought.observation))
+            return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), iterations)]
+
+        better, made = exchanged(rows, doubtful, losses, self.exchanges)
+        if not made:
+            return sought
+        labels = better.to(variables["labels"])[order].expand(self.restarts, -1, -1)
+        said = f"{made} of {len(rows)} labels were exchanged for others that match better"
+        return replace(sought, variables=variables | {"labels": labels}, exchanges=said)
 
     def _before(self, observation: Observation, rng: torch.Generator) -> Tensor:
         """The pictures that the attack finds in the last of the earlier observations, which may go on from those before."""

@@ -27,7 +27,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad
 
 from attacks.attack import KnownDefense, Observation, Reconstruction
 from attacks.matching.distances import Distance
@@ -150,7 +150,7 @@ def insight(
         slopes = shared[f"{noisy}.encoder.bias"]
         if inside:
             unit = APART * slopes.square().mean().sqrt() / size**0.5
-            without = slopes_without_noise(victim, noisy, pictures, rows) / size
+            without = slopes_without_noise(victim, noisy, pictures, rows)
             slopes = without + (slopes - without.sum(0)) / size + unit * (sought[SLOPES] - sought[SLOPES].mean(0))
         return before_noise(victim, noisy, pictures, slopes)
 
@@ -189,13 +189,10 @@ def before_noise(victim: Victim, bottleneck: str, pictures: Tensor, slopes: Tens
 
 
 def slopes_without_noise(victim: Victim, bottleneck: str, pictures: Tensor, rows: Tensor) -> Tensor:
-    """The slopes of each example's loss by what the bottleneck encodes, were there no noise: one row an example."""
+    """The slopes of the batch's loss by what the bottleneck encodes, were there no noise: one row an example."""
     name = f"{bottleneck}.encoder.bias"
-
-    def slopes(picture: Tensor, row: Tensor) -> Tensor:
-        return grad(lambda bias: victim.loss({**victim.weights, name: bias}, picture[None], row[None]))(victim.weights[name])
-
-    return vmap(slopes)(pictures, rows)
+    biases = victim.weights[name].expand(len(pictures), -1)  # each example's own
+    return grad(lambda biases: victim.loss({**victim.weights, name: biases}, pictures, rows))(biases)
 
 
 @torch.no_grad()

@@ -242,7 +242,7 @@ def test_where_a_bottleneck_drew_nothing_what_would_be_without_noise_is_what_was
     observation = replace(observation, update=Update(gradient(observation.model, batch)))
     victim, one = victim_of(observation, torch.float32), known(observation, batch)
     slopes = slopes_without_noise(victim, name, batch.images, rows_of(batch))
-    torch.testing.assert_close(slopes.mean(0), observation.gradient()[f"{name}.encoder.bias"])
+    torch.testing.assert_close(slopes.sum(0), observation.gradient()[f"{name}.encoder.bias"])
     (sought,) = one.inside
     at_rest = {sought: torch.zeros(3, 16)}
     assert float(one.distance(one.gradient(batch.images, rows_of(batch), at_rest), observation.gradient())) < 1e-5
