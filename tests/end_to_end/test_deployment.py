@@ -81,6 +81,13 @@ class Deployment:
         return found
 
 
+def lives(process: psutil.Process) -> bool:
+    """Whether it still runs: what has ended, and waits for init to take note, does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
@@ -152,7 +159,7 @@ def deployment(tmp_path_factory) -> Iterator[Deployment]:
             process.terminate()
         for process in started:
             process.wait(60)
-        left = psutil.wait_procs(deployment.processes(), timeout=60)[1]
+        left = [process for process in psutil.wait_procs(deployment.processes(), timeout=60)[1] if lives(process)]
         for process in left:
             process.kill()
     assert left == []
