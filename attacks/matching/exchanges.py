@@ -32,8 +32,9 @@ def exchanged(
             for row in certain:
                 other = rows.clone()
                 other[place] = row
-                if _content(other) not in tried:
-                    tried.add(_content(other))
+                content = _content(other)
+                if content not in tried:
+                    tried.add(content)
                     found.append(other)
         values = [loss for some in torch.stack(found).split(TOGETHER) for loss in losses(some, TRIED)] if found else []
         if min(values, default=least) >= least:

@@ -187,11 +187,12 @@ class InvertingGradients(Attack):
     def _exchanged(self, sought: "_Sought", rows: Tensor, doubtful: Tensor, order: Tensor) -> "_Sought":
         """The same with labels that match better: each tried by a short descent from the first start."""
         loss, variables = partial(sought.loss, sought.wanted, sought.weight), sought.variables
+        large = _is_large(sought.victim, sought.observation)
 
         def losses(candidates: Tensor, iterations: int) -> list[float]:
             lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
             lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
-            slope = slope_of(loss, sought.victim, lanes, iterations, _is_large(sought.victim, sought.observation))
+            slope = slope_of(loss, sought.victim, lanes, iterations, large)
             return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), iterations)]
 
         better, made = exchanged(rows, doubtful, losses, self.exchanges)
