@@ -4,35 +4,21 @@ Their products are summed in float32, so that a result is off by some thousandth
 convolutions stays as it is.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from attacks.matching.shortcuts import Shortcut
+
+AGREEING = 0.8  # cosine of the slopes: it is 0.88 to 0.97 along descents that come as far in equal time
 LEAST_WEIGHTS = 4096  # of a kernel that is worth it: the conversions of a smaller one cost what it saves
-
-
-class Halves:
-    """Whether a model's large convolutions take bfloat16: only inside `used`. `there`: whether it has any that can."""
-
-    def __init__(self, there: bool):
-        self.there, self.on = there, False
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        before, self.on = self.on, True
-        try:
-            yield
-        finally:
-            self.on = before
 
 
 class HalfConvolution(nn.Conv2d):
     """The convolution that it was, and where its `halves` are on, with pictures and kernel in bfloat16."""
 
-    halves: Halves
+    halves: Shortcut
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if not self.halves.on:
@@ -41,10 +27,10 @@ class HalfConvolution(nn.Conv2d):
         return found if bias is None else found + bias[:, None, None]
 
 
-def use_halves(model: nn.Module) -> Halves:
+def use_halves(model: nn.Module) -> Shortcut:
     """Makes a `HalfConvolution` of each of the model's large convolutions of float32, where the hardware is for it."""
     large = [module for module in model.modules() if type(module) is nn.Conv2d and _is_large(module)]
-    halves = Halves(bool(large) and _multiplies_halves(large[0].weight.device))
+    halves = Shortcut(bool(large) and _multiplies_halves(large[0].weight.device), AGREEING)
     for module in large if halves.there else []:
         module.__class__ = HalfConvolution
         cast(HalfConvolution, module).halves = halves

@@ -6,7 +6,6 @@ from typing import TypeAlias
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.func import grad
 
 from attacks.matching.victim import Victim
 from learning.tensors import Tensors
@@ -39,7 +38,7 @@ def simulation(victim: Victim, training: Training, examples: int) -> Simulation:
             first, last = turn * training.batch_size, min((turn + 1) * training.batch_size, examples)
             before = epoch * examples if len(images) > examples else 0
             taken = slice(before + first, before + last)
-            found = grad(victim.loss)(weights, images[taken], labels[taken])
+            found = victim.gradient_at(weights, images[taken], labels[taken])
             if training.momentum:
                 found = {name: torch.add(found[name], velocity[name], alpha=training.momentum) for name in weights}
             velocity = found

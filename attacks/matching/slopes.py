@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad_and_value, vmap
 from torch.nn import functional
 
-from attacks.matching.halves import Halves
+from attacks.matching.shortcuts import Shortcut
 from attacks.matching.tracing import NotTraceable, program_of
 from attacks.matching.victim import Victim
 from learning.tensors import Tensors
@@ -24,49 +24,47 @@ LARGE = 20_000_000  # multiplications of a forward pass from which arithmetic, n
 FILLED = 10_000_000  # such multiplications of all stacked victims from which one more costs as much as alone
 CACHED = 500_000  # entries of their gradients and pictures that a cache holds
 TRACED_FROM = 20  # iterations that repay what tracing costs
-CHECKED = 50  # calls after which bfloat16 convolutions are held against exact ones again
-AGREEING = 0.8  # cosine of their slopes from which they go on: it is 0.88 to 0.97 along descents that come as far in equal time
+CHECKED = 50  # calls after which a shortcut is held against the exact slopes again
 
 
 def slope_of(loss: Loss, victim: Victim, variables: Tensors, iterations: int, large: bool) -> Slope:
     """The slopes of all restarts: exact and at once where the work is small, and one after the other where it is large.
 
-    Where it is large and the hardware is for it, the victim's convolutions work in bfloat16, as long as the slope of the
-    pictures is seen to point where the exact one does: at the first call and at every fiftieth it is held against it.
+    Where it is large, the victim's shortcut is taken as long as the slope of the pictures is seen to point where the exact
+    one does: at the first call and at every fiftieth it is held against it.
     """
     if not large:
         return traced(vmap(grad_and_value(loss)), variables, iterations >= TRACED_FROM)
     first, one = {name: tensor[0] for name, tensor in variables.items()}, grad_and_value(loss)
-    if victim.halves.there and iterations >= TRACED_FROM:
-        return _WhileAgreeing(one, first, victim.halves)
+    if victim.shortcut.there and iterations >= TRACED_FROM:
+        return _WhileAgreeing(one, first, victim.shortcut)
     return _one_by_one(traced(one, first, iterations >= TRACED_FROM))
 
 
 class _WhileAgreeing:
-    """The slopes by bfloat16 convolutions, and the exact ones from the first check on that these do not pass."""
+    """The slopes by a shortcut, and the exact ones from the first check on that these do not pass."""
 
-    def __init__(self, one: Slope, first: Tensors, halves: Halves):
-        self.one, self.first, self.halves = one, first, halves
-        with halves.used():
-            self.half = _one_by_one(traced(one, first))
+    def __init__(self, one: Slope, first: Tensors, shortcut: Shortcut):
+        self.one, self.first, self.shortcut = one, first, shortcut
+        with shortcut.used():
+            self.short = _one_by_one(traced(one, first))
         self.exact: Slope | None = None
         self.calls = 0
 
     def __call__(self, variables: Tensors) -> tuple[Tensors, Tensor]:
         if self.exact is None:
-            with self.halves.used():
-                found = self.half(variables)
+            with self.shortcut.used():
+                found = self.short(variables)
             self.calls += 1
-            if self.calls % CHECKED != 1 or _agree(found[0], _one_by_one(self.one)(variables)[0]):
+            if self.calls % CHECKED != 1 or self._agrees(found[0], _one_by_one(self.one)(variables)[0]):
                 return found
             self.exact = _one_by_one(traced(self.one, self.first))
         return self.exact(variables)
 
-
-def _agree(found: Tensors, exact: Tensors) -> bool:
-    """Whether the pictures' slopes point the same way: no where either is not finite."""
-    left, right = found["images"].flatten(), exact["images"].flatten()
-    return functional.cosine_similarity(left, right, dim=0).item() > AGREEING
+    def _agrees(self, found: Tensors, exact: Tensors) -> bool:
+        """Whether the pictures' slopes point the same way: no where either is not finite."""
+        left, right = found["images"].flatten(), exact["images"].flatten()
+        return functional.cosine_similarity(left, right, dim=0).item() >= self.shortcut.agreeing
 
 
 def _one_by_one(one: Slope) -> Slope:

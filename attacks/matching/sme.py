@@ -49,7 +49,7 @@ class SME(Attack):
 
         def distance(one: Tensors) -> Tensor:
             weights = {name: tensor + one["place"] * change[name] for name, tensor in victim.weights.items()}
-            return cosine_distance(torch.func.grad(victim.loss)(weights, one["images"], labels), wanted)
+            return cosine_distance(victim.gradient_at(weights, one["images"], labels), wanted)
 
         def loss(one: Tensors) -> Tensor:
             return distance(one) + weight * total_variation(one["images"])

@@ -12,9 +12,12 @@ from torch.func import functional_call, grad
 from torch.nn import functional
 
 from attacks.attack import Observation
+from attacks.matching.differences import Differences
 from attacks.matching.fixed_statistics import use_fixed_statistics
-from attacks.matching.halves import Halves, use_halves
+from attacks.matching.halves import use_halves
 from attacks.matching.patches import Patches, use_patches
+from attacks.matching.shortcuts import Shortcut
+from attacks.matching.winograd import Winograd, use_winograd
 from learning.models import divergence, without_noise
 from learning.tensors import Tensors
 
@@ -27,12 +30,18 @@ class Victim:
 
     `model` is the attack's own copy, in which nothing moves: BatchNorm runs in the mode in which the client trained, and
     tracks nothing; dropout leaves out nothing and a bottleneck gives its mean, since nobody but the client knows what it drew.
-    `halves`: whether its convolutions take bfloat16.
+    `halves`: whether its convolutions take bfloat16; `differences`: whether its gradient is differentiated by differences.
     """
 
     model: nn.Module
     weights: Tensors
-    halves: Halves
+    halves: Shortcut
+    differences: Differences
+
+    @property
+    def shortcut(self) -> Shortcut:
+        """The cheaper one that the hardware is for. They do not go together: a difference is of the last digits."""
+        return self.halves if self.halves.there else self.differences
 
     def loss(
         self,
@@ -46,7 +55,13 @@ class Victim:
 
     def gradient(self, images: Tensor, labels: Tensor) -> Tensors:
         """The loss's gradient at the weights sent."""
-        return grad(self.loss)(self.weights, images, labels)
+        return self.gradient_at(self.weights, images, labels)
+
+    def gradient_at(self, weights: Tensors, images: Tensor, labels: Tensor) -> Tensors:
+        """The loss's gradient at other weights."""
+        if self.differences.on:
+            return self.differences.gradient(self.loss, weights, images, labels)
+        return grad(self.loss)(weights, images, labels)
 
 
 def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
@@ -62,7 +77,10 @@ def victim_of(observation: Observation, dtype: torch.dtype) -> Victim:
     use_patches(model)
     use_fixed_statistics(model)
     halves, names = use_halves(model), observation.update.parameters.keys()
-    return Victim(model, {name: p.detach() for name, p in model.named_parameters() if name in names}, halves)
+    if not halves.there:
+        use_winograd(model)
+    weights = {name: p.detach() for name, p in model.named_parameters() if name in names}
+    return Victim(model, weights, halves, Differences(model))
 
 
 def gradient_of(observation: Observation, dtype: torch.dtype) -> GradientOf:
@@ -102,7 +120,11 @@ def work(victim: Victim, image_shape: tuple[int, int, int]) -> int:
         nonlocal total
         total += output.numel() * module.get_parameter("weight")[0].numel()
 
-    hooks = [m.register_forward_hook(count) for m in victim.model.modules() if isinstance(m, nn.Conv2d | nn.Linear | Patches)]
+    hooks = [
+        m.register_forward_hook(count)
+        for m in victim.model.modules()
+        if isinstance(m, nn.Conv2d | nn.Linear | Patches | Winograd)
+    ]
     probe = next(iter(victim.weights.values()))
     victim.model(torch.zeros(2, *image_shape, dtype=probe.dtype, device=probe.device))  # BatchNorm wants two
     for hook in hooks:

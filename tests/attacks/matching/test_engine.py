@@ -7,17 +7,21 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attacks.attack import label_rows
 from attacks.matching import InvertingGradients, halves, patches, slopes
 from attacks.matching.adam import descend
+from attacks.matching.differences import Differences
 from attacks.matching.distances import cosine_distance
 from attacks.matching.fixed_statistics import FixedStatistics, use_fixed_statistics
 from attacks.matching.halves import use_halves
 from attacks.matching.patches import Patches, use_patches
+from attacks.matching.simulation import simulation
 from attacks.matching.slopes import TRACED_FROM, slope_of
 from attacks.matching.victim import Victim, victim_of, work
-from learning.models import ConvNet, LeNet, ResNet18
+from attacks.matching.winograd import Winograd, use_winograd
+from learning.models import ConvNet, LeNet, LeNet5, ResNet18
 from learning.tensors import Tensors, generator
 from learning.training import Training
 from tests.attacks.test_labels import CLASSES, SHAPE, observe, random_batch
@@ -61,6 +65,7 @@ def test_restarts_computed_together_are_those_computed_alone(case):
 @pytest.mark.parametrize("large", [False, True], ids=["together", "one by one"])
 def test_a_traced_slope_is_the_slope(case, large):
     loss, victim, starts = matching(*VICTIMS[case])
+    victim.differences.there = False
     slope = slope_of(loss, victim, starts, 1, large)
     program = slope_of(loss, victim, {"images": starts["images"] + 1}, TRACED_FROM, large)
     for variables in (starts, {"images": starts["images"].flip(0)}):
@@ -80,7 +85,7 @@ def test_slopes_by_bfloat16_convolutions_point_where_the_exact_ones_do(multiplie
     loss, victim, starts = matching(*HALVED)
     exact, values = slope_of(loss, victim, starts, 1, large=True)(starts)
     slopes, losses = slope_of(loss, victim, starts, TRACED_FROM, large=True)(starts)
-    together = torch.nn.functional.cosine_similarity(slopes["images"].flatten(1), exact["images"].flatten(1))
+    together = directions(slopes["images"], exact["images"])
     assert victim.halves.there
     assert not victim.halves.on
     assert (together > 0.95).all()
@@ -93,18 +98,18 @@ def test_bfloat16_convolutions_are_held_against_exact_ones_at_the_first_call_and
 ):
     loss, victim, starts = matching(*HALVED)
     slope, asked = slope_of(loss, victim, starts, TRACED_FROM, large=True), []
-    monkeypatch.setattr(slopes, "_agree", lambda found, exact: asked.append((found, exact)) is None)
+    monkeypatch.setattr(slopes._WhileAgreeing, "_agrees", lambda self, found, exact: asked.append((found, exact)) is None)
     for _ in range(101):
         slope(starts)
     assert len(asked) == 3
 
 
-def test_slopes_are_exact_from_where_bfloat16_disagrees(multiplies_halves, monkeypatch):
+def test_slopes_are_exact_from_where_bfloat16_disagrees(multiplies_halves):
     loss, victim, starts = matching(*HALVED)
     wanted = slope_of(loss, victim, starts, 1, large=True)(starts)
     slope = slope_of(loss, victim, starts, TRACED_FROM, large=True)
     before = slope(starts)
-    monkeypatch.setattr(slopes, "AGREEING", 1.0)
+    victim.halves.agreeing = 1.0
     for _ in range(49):
         assert torch.equal(slope(starts)[1], before[1])
     for _ in range(2):
@@ -115,11 +120,116 @@ def test_slopes_are_exact_from_where_bfloat16_disagrees(multiplies_halves, monke
 def test_convolutions_are_left_alone_where_bfloat16_gains_nothing(case, monkeypatch):
     monkeypatch.setattr(halves, "_multiplies_halves", lambda device: case != "other hardware")
     dtype = torch.float64 if case == "float64" else torch.float32
-    loss, victim, starts = matching(*HALVED[:3], dtype)
+    _, victim, _ = matching(*HALVED[:3], dtype)
     assert not victim.halves.there
     assert not any(isinstance(module, halves.HalfConvolution) for module in victim.model.modules())
-    slope, traced = (slope_of(loss, victim, starts, iterations, large=True) for iterations in (1, TRACED_FROM))
-    torch.testing.assert_close(traced(starts), slope(starts), rtol=1e-4, atol=1e-7)
+
+
+# Differences
+
+
+def directions(found: Tensor, exact: Tensor) -> Tensor:
+    """The cosine of each restart's slopes."""
+    return functional.cosine_similarity(found.flatten(1), exact.flatten(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("case", [*VICTIMS, "leaky ReLU and pooling"])
+def test_slopes_by_differences_are_the_exact_ones(case, dtype):
+    victims = VICTIMS | {"leaky ReLU and pooling": (LeNet5(activation="leaky-relu"), (1, 28, 28), Training())}
+    loss, victim, starts = matching(*victims[case], dtype)
+    exact, values = slope_of(loss, victim, starts, 1, large=True)(starts)
+    slopes, losses = slope_of(loss, victim, starts, TRACED_FROM, large=True)(starts)
+    assert not slopes["images"].equal(exact["images"]), "they are no differences"
+    assert (directions(slopes["images"], exact["images"]) > 1 - (1e-3 if dtype == torch.float32 else 1e-6)).all()
+    torch.testing.assert_close(losses, values)
+
+
+def test_differences_are_of_weights_and_labels_too():
+    """As they have to be where a second step starts from what the first has made of the weights, or labels are sought."""
+    batch = random_batch(3, shape=SMALL)
+    observation = observe(ConvNet(width=4).build(SMALL, CLASSES, 0).double(), type(batch)(batch.images.double(), batch.labels))
+    victim, wanted = victim_of(observation, torch.float64), observation.gradient()
+    work = simulation(victim, Training(shared="delta", batch_size=2, epochs=2, learning_rate=0.5), 3)
+
+    def loss(one: Tensors) -> Tensor:
+        return cosine_distance(work(one["images"], one["scores"].softmax(-1)), wanted)
+
+    rng = generator("starts")
+    sought = {
+        "images": torch.rand(3, *SMALL, generator=rng).double(),
+        "scores": torch.randn(3, CLASSES, generator=rng).double(),
+    }
+    exact, value = torch.func.grad_and_value(loss)(sought)
+    with victim.differences.used():
+        slopes, same = torch.func.grad_and_value(loss)(sought)
+    assert same == pytest.approx(value.item(), rel=1e-9)
+    for name in sought:
+        assert not slopes[name].equal(exact[name])
+        torch.testing.assert_close(slopes[name], exact[name], rtol=1e-3, atol=1e-4 * exact[name].abs().max().item())
+
+
+def test_a_difference_passes_no_edge():
+    """What is next to an edge stays on its side, as it does for the exact derivative."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 2, bias=False)).double()
+    differences = Differences(model)
+    weights = {
+        "1.weight": torch.tensor([[1e-15], [1.0]]).double(),  # the first is switched on, and off as soon as it is moved down
+        "3.weight": torch.tensor([[1.0, 0.5], [-0.5, 2.0]]).double(),
+    }
+    images, labels = torch.full((1, 1, 1, 1), 0.7).double(), torch.tensor([[1.0, 0.0]]).double()
+    direction = {
+        "1.weight": torch.tensor([[-1.0], [0.3]]).double(),
+        "3.weight": torch.tensor([[0.2, -0.4], [0.1, 0.6]]).double(),
+    }
+
+    def loss(weights: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(torch.func.functional_call(model, weights, (images,)), labels)
+
+    def along(gradient: Tensors) -> Tensor:
+        return torch.stack([(gradient[name] * direction[name]).sum() for name in weights]).sum()
+
+    exact = torch.func.grad(lambda images: along(torch.func.grad(loss)(weights, images, labels)))(images)
+    found = torch.func.grad(lambda images: along(differences.gradient(loss, weights, images, labels)))(images)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=0)
+
+
+class Edged(nn.Module):
+    """A network of functions, whose edges nobody can see, and which all lie between the weights and what they are moved to."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = nn.Linear(27, 40), nn.Linear(40, CLASSES)
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.last(functional.relu(self.layer(images.flatten(1)) + 1e-9))
+
+
+def test_differences_that_pass_edges_are_seen_and_left():
+    batch = random_batch(2, shape=(3, 3, 3))
+    observation = observe(Edged(), batch)
+    victim, wanted = victim_of(observation, torch.float32), observation.gradient()
+
+    def loss(one: Tensors) -> Tensor:
+        return cosine_distance(victim.gradient(one["images"], label_rows(batch.labels, CLASSES)), wanted)
+
+    starts = {"images": torch.rand(1, 2, 3, 3, 3, generator=generator("starts"))}
+    exact = slope_of(loss, victim, starts, 1, large=True)(starts)
+    slope = slope_of(loss, victim, starts, TRACED_FROM, large=True)
+    slope(starts)
+    torch.testing.assert_close(slope(starts), exact)
+
+
+def test_a_direction_of_no_length_has_no_slope():
+    loss, victim, starts = matching(*VICTIMS["LeNet"])
+    with victim.differences.used():
+        slopes = torch.func.grad(lambda images: 0 * loss({"images": images}))(starts["images"][0])
+    assert slopes.abs().max() < 1e-20
+
+
+# Layers that compute the same in less time
 
 
 CONVOLUTIONS = {
@@ -149,6 +259,49 @@ def test_patches_are_the_convolution(case, most, monkeypatch):
         if module is model:
             first = second
     torch.testing.assert_close(first, second)
+
+
+WINOGRAD = {
+    "padded": (nn.Conv2d(64, 65, 3, padding=1), (24, 24)),
+    "not padded": (nn.Conv2d(64, 64, 3), (26, 26)),
+    "not of whole tiles": (nn.Conv2d(64, 64, 3, padding=(2, 1)), (21, 30)),
+    "without a bias": (nn.Conv2d(64, 64, 3, padding=1, bias=False), (24, 24)),
+    "of few tiles": (nn.Conv2d(64, 64, 3, padding=1), (8, 8)),
+}
+
+
+@pytest.mark.parametrize("case", WINOGRAD)
+def test_winograd_is_the_convolution(case):
+    convolution, pixels = WINOGRAD[case]
+    convolution = copy.deepcopy(convolution).double()
+    model = nn.Sequential(copy.deepcopy(convolution))
+    use_winograd(model)
+    assert isinstance(model[0], Winograd)
+    assert model[0].state_dict().keys() == convolution.state_dict().keys()
+    images = torch.rand(2, 64, *pixels, generator=generator("images")).double()
+    found = []
+    for module in (model, convolution):
+        inputs = images.clone().requires_grad_()
+        wanted = (inputs, *module.parameters())
+        slopes = torch.autograd.grad(module(inputs).sin().sum(), wanted, create_graph=True)
+        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        found.append([module(images), *slopes, *torch.autograd.grad(total, wanted)])
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize(
+    "convolution",
+    [
+        nn.Conv2d(32, 64, 3), nn.Conv2d(64, 64, 5), nn.Conv2d(64, 64, 3, stride=2), nn.Conv2d(128, 128, 3, groups=2),
+        nn.Conv2d(64, 64, 3, dilation=2), nn.Conv2d(64, 64, 3, padding="same"),
+        nn.Conv2d(64, 64, 3, padding=1, padding_mode="reflect"),
+    ],
+    ids=["small", "other kernel", "strided", "grouped", "dilated", "padding by name", "reflecting"],
+)  # fmt: skip
+def test_convolutions_that_winograd_does_not_fit_stay(convolution):
+    model = nn.Sequential(convolution)
+    use_winograd(model)
+    assert model[0] is convolution
 
 
 @pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
@@ -192,7 +345,7 @@ def test_other_convolutions_stay(convolution):
 
 def test_work_counts_multiplications():
     model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 5))
-    victim = Victim(model, dict(model.named_parameters()), use_halves(model))
+    victim = Victim(model, dict(model.named_parameters()), use_halves(model), Differences(model))
     assert work(victim, (1, 4, 4)) == 16 * 2 * 9 + 32 * 5
 
 
