@@ -59,6 +59,7 @@ def program_of(function: Callable[[Tensors], Any], example: Tensors) -> Callable
     with torch.no_grad(), record:
         outputs, result = tree_flatten(function(inputs))
     record.graph.output(tuple(record.node(output) for output in outputs))
+    _add_products(record.graph)
     record.graph.eliminate_dead_code()
     module = fx.GraphModule(record.constants, record.graph)
     module.__dict__.update(record.constants.named_buffers())  # found at once, and not by way of `Module.__getattr__`
@@ -69,6 +70,28 @@ def program_of(function: Callable[[Tensors], Any], example: Tensors) -> Callable
         return result.unflatten(run(*(_plain(argument[name]) for name in inputs)))
 
     return program
+
+
+def _add_products(graph: fx.Graph) -> None:
+    """Puts one call in the place of two batches of products of matrices that are added, also where both are seen transposed."""
+    for node in graph.nodes:
+        if node.target is not torch.add or node.kwargs or not all(isinstance(one, fx.Node) for one in node.args):
+            continue
+        (left, seen), (right, seen_alike) = (_product(one) for one in node.args)
+        if left is None or right is None or seen != seen_alike:
+            continue
+        with graph.inserting_before(node):
+            found = graph.call_function(torch.Tensor.baddbmm_, (left, *right.args))
+            node.replace_all_uses_with(graph.call_function(torch.as_strided, (found, *seen)) if seen else found)
+
+
+def _product(node: Any) -> tuple[fx.Node | None, tuple[Any, ...]]:
+    """The products that a node is, or is a view of, and the view, if nothing else asks for them."""
+    seen, user = (), node
+    if node.target is torch.as_strided:
+        node, seen = node.args[0], tuple(node.args[1:])
+    alone = node.target is torch.bmm and len(node.users) == 1 and len(user.users) == 1
+    return (node if alone else None), seen
 
 
 def _plain(tensor: Tensor) -> Tensor:

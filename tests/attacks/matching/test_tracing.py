@@ -49,6 +49,27 @@ def test_a_program_gives_the_same_numbers_for_other_arguments(case):
         assert given.equal(before)
 
 
+LEFT = drawn(3, 4, 2, seed=5)
+SUMS = {
+    "products": lambda x: torch.bmm(LEFT, x[:, :2]) + torch.bmm(LEFT, x[:, 2:]),
+    "products seen transposed": lambda x: torch.bmm(LEFT, x[:, :2]).mT + torch.bmm(LEFT, x[:, 2:]).mT,
+    "of which one is seen transposed": lambda x: torch.bmm(x, x) + torch.bmm(x, x + 1).mT,
+    "of which one is asked for again": lambda x: (lambda one: (one + torch.bmm(x, x + 1), one * 2))(torch.bmm(x, x)),
+    "of which the other is asked for again": lambda x: (lambda one: (torch.bmm(x, x + 1) + one, one * 2))(torch.bmm(x, x)),
+    "a product and itself": lambda x: (lambda one: one + one)(torch.bmm(x, x)),
+    "a product and what is none": lambda x: torch.bmm(x, x) + x,
+}
+
+
+@pytest.mark.parametrize("case", SUMS)
+def test_a_program_adds_products_of_matrices(case):
+    function = SUMS[case]
+    recorded = program(function, drawn(3, 4, 4))
+    for seed in (1, 2):
+        given = drawn(3, 4, 4, seed=seed)
+        torch.testing.assert_close(recorded(given), function(given))
+
+
 @pytest.mark.parametrize("layout", ["transposed", "shifted", "expanded"])
 def test_a_program_does_not_mind_how_its_argument_lies_in_memory(layout):
     recorded = program(lambda x: x.t()[1:] * 2, drawn(4, 6))
