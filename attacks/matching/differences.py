@@ -90,10 +90,7 @@ SWITCHED = {nn.ReLU: SwitchedReLU, nn.LeakyReLU: SwitchedLeakyReLU, nn.MaxPool2d
 
 
 class Differences(Shortcut):
-    """A victim's gradient, differentiated by differences where it is `on`.
-
-    `loss`: of weights by name, pictures and rows of class probabilities, by the model whose `switches` these are.
-    """
+    """A victim's gradient, differentiated by differences where it is `on`. The kinked layers of its model keep `switches`."""
 
     def __init__(self, model: nn.Module):
         super().__init__(all(parameter.dtype in (torch.float32, torch.float64) for parameter in model.parameters()), AGREEING)
@@ -104,7 +101,10 @@ class Differences(Shortcut):
                 cast(_Switched, module).switches = self.switches
 
     def gradient(self, loss: LossAt, weights: Tensors, images: Tensor, labels: Tensor) -> Tensors:
-        """The loss's gradient by the weights, to be differentiated once more: by weights, pictures and labels."""
+        """The loss's gradient by the weights, to be differentiated once more: by weights, pictures and labels.
+
+        `loss`: of weights by name, pictures and rows of class probabilities, and of nothing else that is differentiated.
+        """
         names = list(weights)
         parts = _Gradient.apply(self.switches, loss, names, images, labels, *weights.values())
         return dict(zip(names, cast(tuple[Tensor, ...], parts), strict=False))
@@ -152,7 +152,10 @@ class _Gradient(torch.autograd.Function):
 
         def again(*at: Any) -> Tensor:
             ctx.switches.taken = list(switched)
-            return ctx.loss(*at)
+            try:
+                return ctx.loss(*at)
+            finally:
+                ctx.switches.taken = []
 
         found = grad(again, argnums=(1, 2, 0) if by_weights else (1, 2))(moved, images, labels)
         differences = [(there - here) / moved_by for there, here in zip(found[:2], others, strict=True)]
