@@ -1,11 +1,13 @@
 """How well pictures come back from a client's local steps (FedAvg): mean PSNR and its 95 % interval, one line a batch.
 
     CURIOUS_DATA=.data python -m bench.matching_federated few --width 32 --methods sme --iterations 1000
+    CURIOUS_DATA=.data python -m bench.matching_federated few --model resnet18 --methods sme --iterations 2000 --batches 3
     CURIOUS_DATA=.data python -m bench.matching_federated epochs --data cifar100
 
 `few`: four CIFAR-10 pictures of different classes and four local steps on all of them, at the learning rate of `breaching`'s
 notebook on the same work (20.8 dB after 24,000 iterations on ResNet-18, four steps on two
-pictures each in an order that is given); here an untrained ConvNet in eval mode, its width shrunken from 64 to `--width`.
+pictures each in an order that is given); here an untrained network in eval mode: ResNet-18 too, or a ConvNet whose width is
+shrunken from 64 to `--width`.
 `--of` says how many a step takes: then the client's order is not told. `--breaching FOLDER` runs breaching's own simulation of
 the steps beside ours (see `bench/matching.py` for how to have it), which takes all pictures in each.
 
@@ -31,7 +33,7 @@ from attacks.labels import GivenLabels
 from attacks.matching import SME, Dimitrov, InvertingGradients
 from bench.matching import breaching_folder, breaching_on, interval
 from learning.data import CIFAR10, CIFAR100, MNIST, pictures_of
-from learning.models import MLP, ConvNet
+from learning.models import MLP, ConvNet, ResNet18
 from learning.tensors import Batch, generator
 from learning.training import Training, local_update, set_mode
 from studies.scores import GALLERY, score
@@ -55,7 +57,7 @@ def observed(asked: argparse.Namespace) -> Iterator[tuple[Observation, Batch, Te
         first = [order[pictures.test.labels[order] == label][0] for label in classes]
         taken = torch.stack(first[:4]) if few else order[:50]
         batch, rest = pictures.test.batch(taken), order[~torch.isin(order, taken)]
-        architecture = ConvNet(width=asked.width) if few else MLP(width=100)
+        architecture = MLP(width=100) if not few else ResNet18() if asked.model == "resnet18" else ConvNet(width=asked.width)
         model = set_mode(architecture.build(pictures.image_shape, pictures.classes, index), training)
         update = local_update(model, batch, training, generator("client", index))
         granted = Granted(labels=batch.labels.sort().values)
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("work", choices=["few", "epochs"])
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--data", choices=list(DATA), default="mnist", help="of the epochs")
+    parser.add_argument("--model", choices=["convnet", "resnet18"], default="convnet", help="of the few steps")
     parser.add_argument("--width", type=int, default=8, help="of the ConvNet")
     parser.add_argument("--of", type=int, default=4, help="pictures that one of the few steps takes")
     parser.add_argument("--iterations", type=int, default=150)
