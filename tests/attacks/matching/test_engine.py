@@ -261,6 +261,18 @@ def test_patches_are_the_convolution(case, most, monkeypatch):
     torch.testing.assert_close(first, second)
 
 
+def assert_same_slopes(model: nn.Module, layer: nn.Module, images: Tensor) -> None:
+    """Both compute the same of pictures, with the same slopes, and these have the same slopes again."""
+    found = []
+    for module in (model, layer):
+        inputs = images.clone().requires_grad_()
+        wanted = (inputs, *module.parameters())
+        slopes = torch.autograd.grad(module(inputs).sin().sum(), wanted, create_graph=True)
+        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        found.append([module(images), *slopes, *torch.autograd.grad(total, wanted)])
+    torch.testing.assert_close(*found)
+
+
 WINOGRAD = {
     "padded": (nn.Conv2d(64, 65, 3, padding=1), (24, 24)),
     "not padded": (nn.Conv2d(64, 64, 3), (26, 26)),
@@ -279,14 +291,7 @@ def test_winograd_is_the_convolution(case):
     assert isinstance(model[0], Winograd)
     assert model[0].state_dict().keys() == convolution.state_dict().keys()
     images = torch.rand(2, 64, *pixels, generator=generator("images")).double()
-    found = []
-    for module in (model, convolution):
-        inputs = images.clone().requires_grad_()
-        wanted = (inputs, *module.parameters())
-        slopes = torch.autograd.grad(module(inputs).sin().sum(), wanted, create_graph=True)
-        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
-        found.append([module(images), *slopes, *torch.autograd.grad(total, wanted)])
-    torch.testing.assert_close(*found)
+    assert_same_slopes(model, convolution, images)
 
 
 @pytest.mark.parametrize(
@@ -316,14 +321,7 @@ def test_fixed_statistics_are_batch_norm_in_eval_mode(affine):
     assert isinstance(model[0], FixedStatistics)
     assert dict(model[0].named_parameters()).keys() == dict(layer.named_parameters()).keys()
     images = torch.rand(2, 4, 5, 3, generator=rng).double()
-    found = []
-    for module in (model, layer):
-        inputs = images.clone().requires_grad_()
-        wanted = (inputs, *module.parameters())
-        slopes = torch.autograd.grad(module(inputs).sin().sum(), wanted, create_graph=True)
-        total = torch.stack([slope.square().sum() for slope in slopes]).sum()
-        found.append([module(images), *slopes, *torch.autograd.grad(total, wanted)])
-    torch.testing.assert_close(*found)
+    assert_same_slopes(model, layer, images)
 
 
 def test_batch_norm_that_looks_at_the_batch_stays():
