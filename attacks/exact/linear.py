@@ -7,7 +7,6 @@ al., ICLR 2024, whose label and features come from one equation in one unknown.
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.directions.inputs import Inputs, walked_back
@@ -17,10 +16,9 @@ from attacks.exact.assembly import clipped_share, enlarged
 from attacks.exact.certificate import certify
 from attacks.exact.proof import Proof
 from attacks.labels.last_layer import last_layer
-from attacks.labels.soft_labels import SoftLabels
+from attacks.labels.soft_labels import SoftLabels, hard_label
 from learning.catalogue import settings
 
-HARD = 5e-11  # how far from one the cosine of errors and those of a hard label may be: an angle of 1e-5
 GRID, ZOOM, ZOOMS = 2000, 17, 14
 
 
@@ -67,19 +65,14 @@ class Linear(Attack):
 
 
 def _label(observation: Observation, pictures: Tensor) -> Float[Tensor, "1 classes"]:
-    """The row of class probabilities that explains the last layer's gradient; one class, where the gradient has its direction.
-
-    Clipping by norm makes errors smaller, and a hard label's then are those of a soft one that no client would choose.
-    """
+    """The row of class probabilities that explains the last layer's gradient, be it clipped or not."""
     last = last_layer(observation)
     if last.bias_gradient is None:
         return _soft_label(observation)
     with torch.no_grad():
         answer = torch.softmax(victim(observation)(pictures), 1)
-    every = torch.eye(answer.shape[1]).to(answer)
-    alike = functional.cosine_similarity(answer - every, last.bias_gradient[None])
-    if alike.max() > 1 - HARD:
-        return every[alike.argmax()][None]
+    if (hard := hard_label(answer, last.bias_gradient)) is not None:
+        return hard[None]
     row = (answer - last.bias_gradient).clamp_min(0)
     return row / row.sum()
 

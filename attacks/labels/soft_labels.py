@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.directions.layers import common_input
@@ -24,6 +25,7 @@ SHARES = np.linspace(0, 1, ZOOM)
 PART = 40  # points of the grid are looked at before their minima are tried
 WATCHED = 16  # so many entries are compared on the grid, however many classes there are
 PATIENCE, FLAT = 3, 1.05  # rounds after which a minimum whose surroundings rise by less than that factor is given up
+HARD = 5e-11  # how far from one the cosine of errors and those of a hard label may be: an angle of 1e-5
 MARGIN = 1e-3  # how far a restored probability may lie outside [0, 1]
 
 
@@ -32,6 +34,8 @@ class SoftLabels(Attack):
     """One example's row of class probabilities: hard, smoothed, a mixture of two classes, or both; nobody says which.
 
     With a bias the answer is immediate: the features are the weight gradient's one factor and the bias gradient is p - y.
+    Where that has the direction of a hard label's errors, and another length, the label is hard: clipping by norm makes errors
+    smaller, which are then those of a soft label that no client would choose.
 
     Without one, the weight gradient is (p - y) times the features, and its largest row r is the features up to an unknown
     factor s = 1 / (p_r - y_r). For every s there is a label, y(s) = softmax(s W r) - rho / s with rho the rows in units of r,
@@ -109,7 +113,16 @@ def _necessary_condition(gradient: Tensor, sizes: Tensor, reference: Tensor, rat
 
 
 def _with_bias(weight: Tensor, bias: Tensor, gradient: Tensor, bias_gradient: Tensor) -> Tensor:
-    return torch.softmax(weight @ common_input(gradient, bias_gradient) + bias, 0) - bias_gradient
+    answer = torch.softmax(weight @ common_input(gradient, bias_gradient) + bias, 0)
+    hard = hard_label(answer[None], bias_gradient)
+    return answer - bias_gradient if hard is None else hard
+
+
+def hard_label(answers: Float[Tensor, "n classes"], errors: Float[Tensor, " classes"]) -> Float[Tensor, " classes"] | None:
+    """The row of the one class of which one of the answers is wrong in the direction of the errors, if it is that."""
+    label = functional.one_hot(errors.argmin(), len(errors)).to(errors)  # only the class's own error is negative
+    alike = functional.cosine_similarity(answers - label, errors[None])
+    return label if alike.max() > 1 - HARD else None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks import NotApplicable, Observation
-from attacks.labels import SoftLabels
+from attacks.labels import AutoLabels, SoftLabels
 from learning.models import MLP, LeNet, LeNet5, ResNet18
 from learning.tensors import Update, generator
 from learning.training import Training
@@ -79,6 +79,20 @@ def test_labels_are_exact_with_a_bias(kind):
         found = SoftLabels().reconstruct(seen(model, image(seed), label), generator(0)).labels
         assert found is not None
         assert (found[0] - label).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("share", [1e-3, 0.3, 0.9])
+def test_a_hard_label_behind_clipping_is_hard(share):
+    """Its errors would else be a soft label's, and of the wrong class wherever the model is wrong."""
+    model = MLP().build((3, 16, 16), 10, 0).eval()
+    for seed in range(20):
+        label = soft_label("hard", 10, seed)
+        clipped = seen(model, image(seed), label)
+        clipped = replace(clipped, update=clipped.update.map(lambda tensor: share * tensor))
+        for attack in (SoftLabels(), AutoLabels()):
+            found = attack.reconstruct(clipped, generator(0)).labels
+            assert found is not None
+            assert found[0].equal(label)
 
 
 @pytest.mark.slow
