@@ -1,5 +1,6 @@
 """The label restoration that fits, chosen by a rule from what the server knows, and never by the truth."""
 
+import math
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from attacks.labels.rlu import RLU
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
 
+BALANCED = 1e-4  # of the errors' size: what their sum is at most where noise, pruning and rounding have not touched them
+SHARES, ROUNDS = 2000, 4  # of its length that clipping may have left of a gradient; answers are read anew with each one found
 WHOLE = 0.15  # how far from whole numbers counts may be that are believed
 
 
@@ -28,8 +31,9 @@ class AutoLabels(Attack):
     1. of one example and one step, `soft-labels`; `idlg` where that refuses or finds its conditions broken;
     2. without a bias gradient, `geng` in its form for weights;
     3. if the model still answers every picture alike, `rank-one`, unless public pictures are granted with which several
-       steps can be played; where its counts are not nearly whole numbers, the batch is taken apart (`apart`), which can give
-       every label exactly where a hidden layer has `apart.UNITS` for every example;
+       steps can be played. Where its counts after one step are not nearly whole numbers, and would be had the gradient been
+       longer by some factor, it was clipped, and that factor is undone; where there is none, the batch is taken apart
+       (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
     4. else, first, the examples that can be taken apart as extreme points, one by one, as `extreme-points` does: after one
        step their classes are right, trained model or not, after several, where the first layer sees pictures, mostly;
     5. of the others, if public pictures are granted, `rlu`; else `geng`;
@@ -57,7 +61,11 @@ class AutoLabels(Attack):
                 return IDLGLabels().reconstruct(observation, rng)
             return found if found.identifiable else IDLGLabels().reconstruct(observation, rng)
         chosen = self.chosen(observation, rng)
-        if self.seconds and isinstance(chosen, RankOneLabels) and _doubtful(chosen.estimate(observation), observation.examples):
+        doubtful = isinstance(chosen, RankOneLabels) and _doubtful(chosen.estimate(observation), observation.examples)
+        if doubtful and (share := clipped_share(observation)) < 1:
+            found = chosen.reconstruct(_enlarged(observation, share), rng)
+            return replace(found, verdict=f"counts are whole numbers if the gradient was clipped to {share:.2g} of its length")
+        if self.seconds and doubtful:
             classes = classes_apart(observation, self.seconds, rng)
             if classes is not None:
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
@@ -104,6 +112,30 @@ class AutoLabels(Attack):
         if (answer - reference).abs().sum() / 2 <= self.alike:
             return RankOneLabels()
         return GengLabels() if public is None else RLU()
+
+
+def clipped_share(observation: Observation) -> float:
+    """What clipping left of the gradient's length: for which rank-one counts are nearly whole and none negative; 1 if none is.
+
+    Only of one step's errors that still sum to zero, as those do that were made smaller and not otherwise changed.
+    """
+    errors, total, share = last_layer(observation).bias_gradient, observation.examples, 1.0
+    if errors is None or observation.steps > 1 or not abs(float(errors.sum())) < BALANCED * float(errors.abs().sum()):
+        return 1.0
+    for _ in range(ROUNDS):
+        expected = RankOneLabels().estimate(_enlarged(observation, share)) + total * errors / share  # by the model's answer
+        least = float((total * errors / (expected + WHOLE))[errors > 0].max())
+        if not 0 < least < 1:
+            return 1.0
+        shares = torch.logspace(math.log10(least), 0, SHARES, dtype=errors.dtype, device=errors.device)
+        estimates = expected - total * errors / shares[:, None]
+        share = float(shares[(estimates - estimates.round()).abs().amax(1).argmin()])
+    return 1.0 if _doubtful(RankOneLabels().estimate(_enlarged(observation, share)), total) else share
+
+
+def _enlarged(observation: Observation, share: float) -> Observation:
+    """With the gradient as it was before clipping left that share of it."""
+    return replace(observation, update=observation.update.map(lambda tensor: tensor / share))
 
 
 def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:

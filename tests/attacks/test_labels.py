@@ -11,9 +11,10 @@ from torch.nn import functional
 
 from attacks import Granted, NotApplicable, Observation
 from attacks.labels import ILRG, LLG, RLU, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
+from attacks.labels.auto import clipped_share
 from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer, last_layer_with_bias
-from learning.models import MLP, MODELS, VGG16, LeNet, Precode
+from learning.models import MLP, MODELS, VGG16, LeNet, LeNet5, Precode
 from learning.tensors import Batch, Update, generator, parameters_of
 from learning.training import Training, local_update, set_mode
 
@@ -395,6 +396,33 @@ def test_auto_chooses_by_what_the_server_knows():
     assert [type(AutoLabels().chosen(one, generator(0))) for one in played] == [RankOneLabels, RLU]
     unbiased = observe(MLP(bias=False).build(SHAPE, CLASSES, 0), batch)
     assert AutoLabels().chosen(unbiased, generator(0)) == GengLabels(form="weights")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.02])
+@pytest.mark.parametrize("size", [4, 24])
+def test_auto_undoes_clipping(share, size):
+    for seed in range(5):
+        batch = random_batch(size, seed, shape=(3, 32, 32))
+        observation = observe(LeNet5().build((3, 32, 32), CLASSES, seed), batch)
+        clipped = replace(observation, update=observation.update.map(lambda tensor: share * tensor))
+        found = AutoLabels().reconstruct(clipped, generator(0))
+        assert restored(found.labels) == counts(batch.labels)
+        if restored(RankOneLabels().reconstruct(clipped, generator(0)).labels) != counts(batch.labels):
+            assert "clipped to 0." in found.verdict
+
+
+def test_no_other_change_is_taken_for_clipping():
+    for seed in range(20):
+        batch = random_batch(8, seed)
+        observation = observe(MLP().build(SHAPE, CLASSES, seed), batch)
+        share = clipped_share(observation)  # near one, if it is not: nothing is lost by undoing it
+        undone = replace(observation, update=observation.update.map(lambda tensor, share=share: tensor / share))
+        assert restored(RankOneLabels().reconstruct(undone, generator(0)).labels) == counts(batch.labels)
+        rng = generator("noise", seed)
+        noisy = observation.update.map(lambda tensor, rng=rng: tensor + 0.01 * torch.randn(tensor.shape, generator=rng))
+        pruned = observation.update.map(lambda tensor: tensor * (tensor.abs() > tensor.abs().mean()))
+        for update in (noisy, pruned):
+            assert clipped_share(replace(observation, update=update)) == 1
 
 
 def test_auto_asks_llg_where_rlu_finds_the_labels_gone():
