@@ -117,6 +117,10 @@ class Observation:
             earlier=tuple(one.on(device) for one in self.earlier),
         )
 
+    def enlarged(self, share: float) -> "Observation":
+        """The observation before its update was clipped to that share of its size."""
+        return replace(self, update=self.update.map(lambda tensor: tensor / share))
+
     def gradient(self) -> Tensors:
         """The gradient that the update stands for, by parameter name: its sign and scale are those of a mean gradient.
 

@@ -57,7 +57,8 @@ def observed(asked: argparse.Namespace) -> Iterator[tuple[Observation, Batch, Te
         first = [order[pictures.test.labels[order] == label][0] for label in classes]
         taken = torch.stack(first[:4]) if few else order[:50]
         batch, rest = pictures.test.batch(taken), order[~torch.isin(order, taken)]
-        architecture = MLP(width=100) if not few else ResNet18() if asked.model == "resnet18" else ConvNet(width=asked.width)
+        networks = {"resnet18": ResNet18(), "convnet": ConvNet(width=asked.width)}
+        architecture = networks[asked.model] if few else MLP(width=100)
         model = set_mode(architecture.build(pictures.image_shape, pictures.classes, index), training)
         update = local_update(model, batch, training, generator("client", index))
         granted = Granted(labels=batch.labels.sort().values)

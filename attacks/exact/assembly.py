@@ -1,7 +1,5 @@
 """The finish of an exact attack: clipping undone, pictures brought to the precision of the update, missing labels filled in."""
 
-from dataclasses import replace
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -50,14 +48,9 @@ def clipped_share(
 
 def grown(observation: Observation, share: float) -> tuple[Observation, Tail, Split]:
     """Observation, tail and the first layer's split at the size of which clipping left that share."""
-    observation = enlarged(observation, share)
+    observation = observation.enlarged(share)
     end = tail(observation)
     return observation, end, split(end.layers[0].gradient, observation.examples)
-
-
-def enlarged(observation: Observation, share: float) -> Observation:
-    """The observation before its update was clipped to that share of its size."""
-    return replace(observation, update=observation.update.map(lambda tensor: tensor / share))
 
 
 def refined(

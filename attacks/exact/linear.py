@@ -12,7 +12,7 @@ from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
 from attacks.directions.inputs import Inputs, walked_back
 from attacks.directions.layers import Rectified, Tail, common_input, entry, tail, victim
 from attacks.directions.low_rank import split
-from attacks.exact.assembly import clipped_share, enlarged
+from attacks.exact.assembly import clipped_share
 from attacks.exact.certificate import certify
 from attacks.exact.proof import Proof
 from attacks.labels.last_layer import last_layer
@@ -57,7 +57,7 @@ class Linear(Attack):
             rows = _soft_label(observation)
             pictures = first.pictures(_walked(end, rows[0]), observation.image_shape)
         if (share := clipped_share(observation, first, pictures, rows)) < 1:
-            observation = enlarged(observation, share)
+            observation = observation.enlarged(share)
             first = entry(observation)
         certificate = certify(observation, first, split(first.layers[0].gradient, 1), pictures, rows)
         proof = Proof(pictures, certificate.certified, certificate.sentence)

@@ -62,8 +62,8 @@ class AutoLabels(Attack):
             return found if found.identifiable else IDLGLabels().reconstruct(observation, rng)
         chosen = self.chosen(observation, rng)
         doubtful = isinstance(chosen, RankOneLabels) and _doubtful(chosen.estimate(observation), observation.examples)
-        if doubtful and (share := clipped_share(observation)) < 1:
-            found = chosen.reconstruct(_enlarged(observation, share), rng)
+        if doubtful and (share := share_by_counts(observation)) < 1:
+            found = chosen.reconstruct(observation.enlarged(share), rng)
             return replace(found, verdict=f"counts are whole numbers if the gradient was clipped to {share:.2g} of its length")
         if self.seconds and doubtful:
             classes = classes_apart(observation, self.seconds, rng)
@@ -114,7 +114,7 @@ class AutoLabels(Attack):
         return GengLabels() if public is None else RLU()
 
 
-def clipped_share(observation: Observation) -> float:
+def share_by_counts(observation: Observation) -> float:
     """What clipping left of the gradient's length: for which rank-one counts are nearly whole and none negative; 1 if none is.
 
     Only of one step's errors that still sum to zero, as those do that were made smaller and not otherwise changed.
@@ -123,19 +123,14 @@ def clipped_share(observation: Observation) -> float:
     if errors is None or observation.steps > 1 or not abs(float(errors.sum())) < BALANCED * float(errors.abs().sum()):
         return 1.0
     for _ in range(ROUNDS):
-        expected = RankOneLabels().estimate(_enlarged(observation, share)) + total * errors / share  # by the model's answer
+        expected = RankOneLabels().estimate(observation.enlarged(share)) + total * errors / share  # by the model's answer
         least = float((total * errors / (expected + WHOLE))[errors > 0].max())
         if not 0 < least < 1:
             return 1.0
         shares = torch.logspace(math.log10(least), 0, SHARES, dtype=errors.dtype, device=errors.device)
         estimates = expected - total * errors / shares[:, None]
         share = float(shares[(estimates - estimates.round()).abs().amax(1).argmin()])
-    return 1.0 if _doubtful(RankOneLabels().estimate(_enlarged(observation, share)), total) else share
-
-
-def _enlarged(observation: Observation, share: float) -> Observation:
-    """With the gradient as it was before clipping left that share of it."""
-    return replace(observation, update=observation.update.map(lambda tensor: tensor / share))
+    return 1.0 if _doubtful(RankOneLabels().estimate(observation.enlarged(share)), total) else share
 
 
 def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:

@@ -35,55 +35,50 @@ class Switches:
     def idle(self) -> bool:
         return not (self.recording or self.taken)
 
-    def keep(self, switch: Tensor) -> Tensor:
-        self.kept.append(switch)
-        return switch
-
 
 class _Switched(nn.Module):
+    """The layer that it was, whose switches can be kept and taken again."""
+
     switches: Switches
 
-
-class SwitchedReLU(nn.ReLU, _Switched):
-    """The ReLU that it was, whose switches can be kept and taken again."""
-
     def forward(self, input: Tensor) -> Tensor:
         if self.switches.idle:
             return super().forward(input)
-        return input * _switch(self.switches, input, 0.0)
+        if not self.switches.recording:
+            return self.switched(input, self.switches.taken.pop(0))
+        self.switches.kept.append(self.switch(input))
+        return self.switched(input, self.switches.kept[-1])
+
+    def switch(self, input: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def switched(self, input: Tensor, switch: Tensor) -> Tensor:
+        return input * switch
 
 
-class SwitchedLeakyReLU(nn.LeakyReLU, _Switched):
-    """The leaky ReLU that it was, whose switches can be kept and taken again."""
+class SwitchedReLU(_Switched, nn.ReLU):
+    """Its switches are what each number is multiplied by."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.switches.idle:
-            return super().forward(input)
-        return input * _switch(self.switches, input, self.negative_slope)
+    def switch(self, input: Tensor) -> Tensor:
+        return (input > 0).to(input)
 
 
-class SwitchedMaxPool2d(nn.MaxPool2d, _Switched):
-    """The pooling that it was, whose places can be kept and taken again."""
+class SwitchedLeakyReLU(_Switched, nn.LeakyReLU):
+    """Its switches are what each number is multiplied by."""
 
-    def forward(self, input: Tensor) -> Tensor:
-        if self.switches.idle:
-            return cast(Tensor, super().forward(input))
-        if self.switches.recording:
-            found, places = functional.max_pool2d(
-                input, self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode, return_indices=True
-            )
-            self.switches.keep(places)
-            return found
-        places = self.switches.taken.pop(0)
-        return input.flatten(2).gather(2, places.flatten(2)).view(places.shape)
+    def switch(self, input: Tensor) -> Tensor:
+        return torch.where(input > 0, torch.ones_like(input), self.negative_slope)
 
 
-def _switch(switches: Switches, input: Tensor, below: float) -> Tensor:
-    """What each number is multiplied by."""
-    if not switches.recording:
-        return switches.taken.pop(0)
-    above = (input > 0).to(input)
-    return switches.keep(above if below == 0 else above * (1 - below) + below)
+class SwitchedMaxPool2d(_Switched, nn.MaxPool2d):
+    """Its switches are the places of the largest numbers."""
+
+    def switch(self, input: Tensor) -> Tensor:
+        how = (self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode)
+        return functional.max_pool2d(input, *how, return_indices=True)[1]
+
+    def switched(self, input: Tensor, switch: Tensor) -> Tensor:
+        return input.flatten(2).gather(2, switch.flatten(2)).view(switch.shape)
 
 
 SWITCHED = {nn.ReLU: SwitchedReLU, nn.LeakyReLU: SwitchedLeakyReLU, nn.MaxPool2d: SwitchedMaxPool2d}

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attacks.matching.layers import replace_layers
+
 
 class FixedStatistics(nn.Module):
     """The BatchNorm in eval mode whose parameters and running statistics it takes over, under the same names."""
@@ -34,8 +36,8 @@ class FixedStatistics(nn.Module):
 
 def use_fixed_statistics(model: nn.Module) -> None:
     """Puts `FixedStatistics` in the place of the model's BatchNorm layers that are in eval mode and have statistics."""
-    for name, module in model.named_children():
-        if isinstance(module, _BatchNorm) and not module.training and module.running_mean is not None:
-            setattr(model, name, FixedStatistics(module))
-        else:
-            use_fixed_statistics(module)
+    replace_layers(model, lambda module: FixedStatistics(module) if isinstance(module, _BatchNorm) and _fixed(module) else None)
+
+
+def _fixed(layer: _BatchNorm) -> bool:
+    return not layer.training and layer.running_mean is not None

@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attacks.matching.layers import is_plain, replace_layers
+
 MOST_WEIGHTS = 4096  # of a kernel that is worth it: LeNet's have 3600, the second layer of a ConvNet has 73,728
 MOST_ENTRIES = 20_000  # of a picture's patches: LeNet's have 19,200, the first layer of a ConvNet has 27,648, and takes longer
 
@@ -36,14 +38,8 @@ class Patches(nn.Module):
 
 def use_patches(model: nn.Module) -> None:
     """Puts `Patches` in the place of the model's small convolutions on the CPU."""
-    for name, module in model.named_children():
-        if isinstance(module, nn.Conv2d) and _fits(module):
-            setattr(model, name, Patches(module))
-        else:
-            use_patches(module)
+    replace_layers(model, lambda module: Patches(module) if isinstance(module, nn.Conv2d) and _fits(module) else None)
 
 
 def _fits(convolution: nn.Conv2d) -> bool:
-    plain = convolution.groups == 1 and convolution.dilation == (1, 1) and convolution.padding_mode == "zeros"
-    small = convolution.weight.numel() <= MOST_WEIGHTS and convolution.weight.device.type == "cpu"
-    return plain and small and not isinstance(convolution.padding, str)
+    return is_plain(convolution) and convolution.weight.numel() <= MOST_WEIGHTS

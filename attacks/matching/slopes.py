@@ -64,7 +64,7 @@ class _WhileAgreeing:
     def _agrees(self, found: Tensors, exact: Tensors) -> bool:
         """Whether the pictures' slopes point the same way: no where either is not finite."""
         left, right = found["images"].flatten(), exact["images"].flatten()
-        return functional.cosine_similarity(left, right, dim=0).item() >= self.shortcut.agreeing
+        return functional.cosine_similarity(left, right, dim=0).item() > self.shortcut.agreeing
 
 
 def _one_by_one(one: Slope) -> Slope:

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from attacks.matching.layers import is_plain, replace_layers
+
 LEAST_CHANNELS = 64  # of input and output: with fewer, or with fewer tiles, the transforms cost what the products save
 LEAST_TILES = 36
 TILE, KERNEL, REACH = 4, 3, 6
@@ -72,15 +74,10 @@ class Winograd(nn.Module):
 
 def use_winograd(model: nn.Module) -> None:
     """Puts `Winograd` in the place of the model's large convolutions of 3x3 kernels on the CPU."""
-    for name, module in model.named_children():
-        if isinstance(module, nn.Conv2d) and _fits(module):
-            setattr(model, name, Winograd(module))
-        else:
-            use_winograd(module)
+    replace_layers(model, lambda module: Winograd(module) if isinstance(module, nn.Conv2d) and _fits(module) else None)
 
 
 def _fits(convolution: nn.Conv2d) -> bool:
-    plain = convolution.groups == 1 and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-    dense = convolution.kernel_size == (KERNEL, KERNEL) and convolution.stride == convolution.dilation == (1, 1)
+    dense = convolution.kernel_size == (KERNEL, KERNEL) and convolution.stride == (1, 1)
     large = min(convolution.in_channels, convolution.out_channels) >= LEAST_CHANNELS
-    return plain and dense and large and convolution.weight.device.type == "cpu"
+    return is_plain(convolution) and dense and large

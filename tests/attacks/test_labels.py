@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from attacks import Granted, NotApplicable, Observation
 from attacks.labels import ILRG, LLG, RLU, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
-from attacks.labels.auto import clipped_share
+from attacks.labels.auto import share_by_counts
 from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer, last_layer_with_bias
 from learning.models import MLP, MODELS, VGG16, LeNet, LeNet5, Precode
@@ -415,14 +415,14 @@ def test_no_other_change_is_taken_for_clipping():
     for seed in range(20):
         batch = random_batch(8, seed)
         observation = observe(MLP().build(SHAPE, CLASSES, seed), batch)
-        share = clipped_share(observation)  # near one, if it is not: nothing is lost by undoing it
-        undone = replace(observation, update=observation.update.map(lambda tensor, share=share: tensor / share))
+        share = share_by_counts(observation)  # near one, if it is not: nothing is lost by undoing it
+        undone = observation.enlarged(share)
         assert restored(RankOneLabels().reconstruct(undone, generator(0)).labels) == counts(batch.labels)
         rng = generator("noise", seed)
         noisy = observation.update.map(lambda tensor, rng=rng: tensor + 0.01 * torch.randn(tensor.shape, generator=rng))
         pruned = observation.update.map(lambda tensor: tensor * (tensor.abs() > tensor.abs().mean()))
         for update in (noisy, pruned):
-            assert clipped_share(replace(observation, update=update)) == 1
+            assert share_by_counts(replace(observation, update=update)) == 1
 
 
 def test_auto_asks_llg_where_rlu_finds_the_labels_gone():

@@ -120,9 +120,12 @@ def test_slopes_are_exact_from_where_bfloat16_disagrees(multiplies_halves):
 def test_convolutions_are_left_alone_where_bfloat16_gains_nothing(case, monkeypatch):
     monkeypatch.setattr(halves, "_multiplies_halves", lambda device: case != "other hardware")
     dtype = torch.float64 if case == "float64" else torch.float32
-    _, victim, _ = matching(*HALVED[:3], dtype)
+    loss, victim, starts = matching(*HALVED[:3], dtype)
     assert not victim.halves.there
     assert not any(isinstance(module, halves.HalfConvolution) for module in victim.model.modules())
+    victim.differences.there = False
+    slope, traced = (slope_of(loss, victim, starts, iterations, large=True) for iterations in (1, TRACED_FROM))
+    torch.testing.assert_close(traced(starts), slope(starts), rtol=1e-4, atol=1e-7)
 
 
 # Differences
