@@ -1,4 +1,4 @@
-"""Large convolutions of bfloat16 numbers, where the hardware multiplies these faster.
+"""Large convolutions of bfloat16 numbers, where a GPU multiplies these faster.
 
 Their products are summed in float32, so that a result is off by some thousandths of its size. What lies between the
 convolutions stays as it is.
@@ -42,7 +42,5 @@ def _is_large(convolution: nn.Conv2d) -> bool:
 
 
 def _multiplies_halves(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 numbers by itself: PyTorch computes with them anywhere, but slowly."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    """Whether the device is a GPU that does so by itself. On CPUs that do, `winograd` and `differences` are no slower, and exact."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
