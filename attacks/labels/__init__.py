@@ -15,6 +15,7 @@ from attacks.labels.llg import LLG
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlg import RLG
 from attacks.labels.rlu import RLU
+from attacks.labels.simulated import SimulatedLabels
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import chosen_from
 
@@ -29,6 +30,7 @@ LABELS: dict[str, type[Attack]] = {
     "ilrg": ILRG,
     "rank-one": RankOneLabels,
     "rlu": RLU,
+    "simulated-labels": SimulatedLabels,
     "soft-labels": SoftLabels,
 }
 

@@ -13,14 +13,16 @@ from attacks.labels.counts import rows_of, whole_counts
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
 from attacks.labels.last_layer import answers, dummy_pictures, last_layer
-from attacks.labels.llg import LLG
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlu import RLU
+from attacks.labels.simulated import SimulatedLabels
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
 
 BALANCED = 1e-4  # of the errors' size: what their sum is at most where noise, pruning and rounding have not touched them
 SHARES, ROUNDS = 2000, 4  # of its length that clipping may have left of a gradient; answers are read anew with each one found
+FEW = 3  # examples a class, where signs tell more than sizes
+LEARNABLE = 200  # classes: what is learnt of more takes long
 WHOLE = 0.15  # how far from whole numbers counts may be that are believed
 
 
@@ -33,12 +35,13 @@ class AutoLabels(Attack):
     3. if the model still answers every picture alike, `rank-one`, unless public pictures are granted with which several
        steps can be played. Where its counts after one step are not nearly whole numbers, and would be had the gradient been
        longer by some factor, it was clipped, and that factor is undone; where there is none, the batch is taken apart
-       (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example;
+       (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example; else, if public
+       pictures are granted and the errors no longer sum to zero, `simulated-labels`, which undoes more than clipping (here
+       and below of at most `LEARNABLE` classes);
     4. else, first, the examples that can be taken apart as extreme points, one by one, as `extreme-points` does: after one
        step their classes are right, trained model or not, after several, where the first layer sees pictures, mostly;
-    5. of the others, if public pictures are granted, `rlu`; else `geng`;
-    6. where `rlu` itself finds the labels not identifiable after one step, LLG+ with the same pictures. It reads the largest
-       rows first, which are those of the few examples that a model which has learnt the client's pictures is not sure of.
+    5. of the others, if public pictures are granted, `rlu`, with the counts of `simulated-labels` in the place of its own after
+       one step of at most `FEW` examples a class, or of which the errors no longer sum to zero; else `geng`.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
     the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
@@ -71,7 +74,9 @@ class AutoLabels(Attack):
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
                 rows = label_rows(classes.sort().values, observation.classes)
                 return Reconstruction(labels=rows, verdict=said, certified=_first(len(rows), len(rows)))
-        if not self.seconds or isinstance(chosen, RankOneLabels):
+        if doubtful and _simulable(observation) and not _balanced(observation):
+            chosen = SimulatedLabels()
+        if not self.seconds or isinstance(chosen, RankOneLabels | SimulatedLabels):
             return _asked(chosen, observation, rng)
         if observation.steps > 1:
             classes, rest = pictures_apart(observation, self.seconds, rng), observation
@@ -120,7 +125,7 @@ def share_by_counts(observation: Observation) -> float:
     Only of one step's errors that still sum to zero, as those do that were made smaller and not otherwise changed.
     """
     errors, total, share = last_layer(observation).bias_gradient, observation.examples, 1.0
-    if errors is None or observation.steps > 1 or not abs(float(errors.sum())) < BALANCED * float(errors.abs().sum()):
+    if errors is None or observation.steps > 1 or not _balanced(observation):
         return 1.0
     for _ in range(ROUNDS):
         expected = RankOneLabels().estimate(observation.enlarged(share)) + total * errors / share  # by the model's answer
@@ -133,11 +138,23 @@ def share_by_counts(observation: Observation) -> float:
     return 1.0 if _doubtful(RankOneLabels().estimate(observation.enlarged(share)), total) else share
 
 
+def _balanced(observation: Observation) -> bool:
+    """Whether the errors sum to zero over all classes, as they do where a gradient was not changed but in its length."""
+    errors = last_layer(observation).bias_gradient
+    return errors is not None and abs(float(errors.sum())) < BALANCED * float(errors.abs().sum())
+
+
+def _simulable(observation: Observation) -> bool:
+    """Whether `simulated-labels` can be asked, and answers soon."""
+    return observation.granted.public is not None and observation.steps == 1 and observation.classes <= LEARNABLE
+
+
 def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
-    """What the restoration finds; LLG+'s labels where RLU, after one step, finds that they are not identifiable."""
+    """What the restoration finds, with simulated labels in the place of RLU's where they are nearer."""
     found = chosen.reconstruct(observation, rng)
-    if isinstance(chosen, RLU) and not found.identifiable and observation.steps == 1:
-        return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
+    few = observation.examples <= FEW * observation.classes
+    if isinstance(chosen, RLU) and _simulable(observation) and (few or not _balanced(observation)):
+        return replace(found, labels=rows_by(SimulatedLabels(), observation, rng))
     return found
 
 

@@ -42,5 +42,5 @@ def _is_large(convolution: nn.Conv2d) -> bool:
 
 
 def _multiplies_halves(device: torch.device) -> bool:
-    """Whether the device is a GPU that does so by itself. On CPUs that do, `winograd` and `differences` are no slower, and exact."""
+    """Whether the device is a GPU that does so by itself. CPUs that do are as fast by `winograd` and `differences`."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

@@ -20,6 +20,7 @@ from attacks.labels import (
     GradInversionLabels,
     IDLGLabels,
     RankOneLabels,
+    SimulatedLabels,
     SoftLabels,
 )
 from attacks.matching import DLG, SME, Dimitrov, FeatureInversion, GengImages, GradInversion, InvertingGradients
@@ -39,6 +40,7 @@ QUICK: dict[str, Attack] = {
     "geng": GengLabels(dummies=4),
     "rank-one": RankOneLabels(),
     "rlu": RLU(rounds=2, runs=2, points=2),
+    "simulated-labels": SimulatedLabels(batches=200, steps=5),
     "soft-labels": SoftLabels(),
     "dlg": DLG(iterations=4),
     "inverting-gradients": InvertingGradients(iterations=4, restarts=2),
@@ -58,8 +60,8 @@ QUICK: dict[str, Attack] = {
 
 # For one example, for labels that do not repeat, for several local steps, or for networks that end in linear layers with ReLU
 CHOOSY = (
-    "idlg", "gradinversion-labels", "gradinversion", "rlg", "soft-labels", "dimitrov", "sme", "extreme-points", "linear",
-    "spear", "spear-plus", "peeling", "feature-inversion",
+    "idlg", "gradinversion-labels", "gradinversion", "rlg", "simulated-labels", "soft-labels", "dimitrov", "sme",
+    "extreme-points", "linear", "spear", "spear-plus", "peeling", "feature-inversion",
 )  # fmt: skip
 
 IN_TRAIN_MODE = Training(batch_norm="train")
