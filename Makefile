@@ -3,6 +3,8 @@ ROOM := import os, shutil, sys; sys.exit(not os.path.exists(".venv") and shutil.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# Tests run side by side, on the cores that there are
+SHARED := --numprocesses=logical --maxprocesses=4
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
 .PHONY: demo test slow lint types bench lock clean
@@ -11,10 +13,10 @@ demo: .venv/installed  ## the study `quick`: a federation of digits, attacked; e
 	$(BIN)/curious run studies/quick.toml --out runs/quick --resume
 
 test: .venv/installed  ## the fast tier: a few minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SHARED)
 
 slow: .venv/installed  ## real attacks on real pictures; Flower and Ray end to end; kills
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SHARED) --dist=loadscope
 
 lint: .venv/installed
 	$(BIN)/ruff check .
