@@ -13,6 +13,7 @@ from attacks.labels.counts import rows_of, whole_counts
 from attacks.labels.geng import GengLabels
 from attacks.labels.idlg import IDLGLabels
 from attacks.labels.last_layer import answers, dummy_pictures, last_layer
+from attacks.labels.llg import LLG
 from attacks.labels.rank_one import RankOneLabels
 from attacks.labels.rlu import RLU
 from attacks.labels.simulated import SimulatedLabels
@@ -20,6 +21,7 @@ from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
 
 BALANCED = 1e-4  # of the errors' size: what their sum is at most where noise, pruning and rounding have not touched them
+ROUNDED = 1e-6  # and what adding single-precision probabilities leaves
 SHARES, ROUNDS = 2000, 4  # of its length that clipping may have left of a gradient; answers are read anew with each one found
 FEW = 3  # examples a class, where signs tell more than sizes
 LEARNABLE = 200  # classes: what is learnt of more takes long
@@ -40,8 +42,11 @@ class AutoLabels(Attack):
        and below of at most `LEARNABLE` classes);
     4. else, first, the examples that can be taken apart as extreme points, one by one, as `extreme-points` does: after one
        step their classes are right, trained model or not, after several, where the first layer sees pictures, mostly;
-    5. of the others, if public pictures are granted, `rlu`, with the counts of `simulated-labels` in the place of its own after
-       one step of at most `FEW` examples a class, or of which the errors no longer sum to zero; else `geng`.
+    5. of the others, if public pictures are granted, `rlu`, else `geng`;
+    6. after one step, in the place of RLU's counts, those of `simulated-labels` where the errors no longer sum to zero, or
+       there are at most `FEW` examples a class; but LLG+'s with the same pictures where RLU finds the labels not identifiable
+       and there are more examples than classes, or too many to simulate. LLG+ reads the largest rows first, which are those of
+       the few examples that a model which has learnt the client's pictures is not sure of.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
     the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
@@ -141,7 +146,7 @@ def share_by_counts(observation: Observation) -> float:
 def _balanced(observation: Observation) -> bool:
     """Whether the errors sum to zero over all classes, as they do where a gradient was not changed but in its length."""
     errors = last_layer(observation).bias_gradient
-    return errors is not None and abs(float(errors.sum())) < BALANCED * float(errors.abs().sum())
+    return errors is not None and abs(float(errors.sum())) < BALANCED * float(errors.abs().sum()) + ROUNDED
 
 
 def _simulable(observation: Observation) -> bool:
@@ -150,10 +155,14 @@ def _simulable(observation: Observation) -> bool:
 
 
 def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
-    """What the restoration finds, with simulated labels in the place of RLU's where they are nearer."""
+    """What the restoration finds, with other labels in the place of RLU's where these are nearer."""
     found = chosen.reconstruct(observation, rng)
-    few = observation.examples <= FEW * observation.classes
-    if isinstance(chosen, RLU) and _simulable(observation) and (few or not _balanced(observation)):
+    if not isinstance(chosen, RLU) or observation.steps > 1:
+        return found
+    changed, many = not _balanced(observation), observation.examples > observation.classes
+    if not found.identifiable and not (_simulable(observation) and (changed or not many)):
+        return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
+    if _simulable(observation) and (changed or observation.examples <= FEW * observation.classes):
         return replace(found, labels=rows_by(SimulatedLabels(), observation, rng))
     return found
 

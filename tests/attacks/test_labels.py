@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attacks import Granted, NotApplicable, Observation
-from attacks.labels import ILRG, RLU, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
+from attacks.labels import ILRG, LLG, RLU, AutoLabels, GengLabels, GivenLabels, IDLGLabels, RankOneLabels
 from attacks.labels.auto import share_by_counts
 from attacks.labels.counts import counts_by_least_squares, rows_of, whole_counts
 from attacks.labels.last_layer import last_layer, last_layer_with_bias
@@ -422,3 +423,22 @@ def test_no_other_change_is_taken_for_clipping():
         pruned = observation.update.map(lambda tensor: tensor * (tensor.abs() > tensor.abs().mean()))
         for update in (noisy, pruned):
             assert share_by_counts(replace(observation, update=update)) == 1
+
+
+def test_auto_asks_llg_where_rlu_finds_the_labels_gone():
+    public, known = random_batch(100, seed=9), random_batch(60, seed=3)
+    granted = Granted(public=public.images, public_labels=public.labels)
+    model = MLP().build(SHAPE, CLASSES, 0)
+    optimizer = torch.optim.SGD(model.parameters(), 0.3, momentum=0.9)
+    for _ in range(200):
+        optimizer.zero_grad()
+        functional.cross_entropy(model(known.images), known.labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    observation = observe(model, Batch(known.images[:24], known.labels[:24]), granted=granted)
+    assert isinstance(AutoLabels().chosen(observation, generator(0)), RLU)
+    found = AutoLabels().reconstruct(observation, generator(0))
+    assert found.identifiable is False
+    assert "not identifiable here" in found.verdict
+    assert found.counts_interval is None
+    assert restored(found.labels) == restored(LLG(knowledge="public").reconstruct(observation, generator(0)).labels)

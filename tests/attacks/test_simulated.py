@@ -185,3 +185,24 @@ def test_auto_asks_it_where_an_untrained_models_gradient_was_changed():
         asked.append([recall(one, truth) for one in found])
     autos, ranked = zip(*asked, strict=True)
     assert sum(autos) > sum(ranked)
+
+
+def half_trained(seed: int) -> nn.Module:
+    """A network that answers every picture in its own way, and is sure of none."""
+    model = trained(seed)
+    with torch.no_grad():
+        list(model.parameters())[-2].mul_(0.5)
+    return model
+
+
+def test_auto_keeps_rlus_counts_of_many_examples_and_its_interval_of_few():
+    for size, same in ((31, True), (8, False)):
+        alike = []
+        for seed in range(4):
+            observation = defended(half_trained(0), patterned(size, seed), ())
+            auto, rlu = (attack.reconstruct(observation, generator(seed)) for attack in (AutoLabels(seconds=0), RLU()))
+            alike.append(restored(auto.labels) == restored(rlu.labels))
+            assert rlu.identifiable
+            assert auto.identifiable
+            assert auto.counts_interval is not None
+        assert all(alike) == same
