@@ -3,7 +3,7 @@ ROOM := import os, shutil, sys; sys.exit(not os.path.exists(".venv") and shutil.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do $$p -c '$(FITS)' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
-# Tests run side by side, on the cores that there are
+# Fast tests run side by side, on the cores that there are; slow ones start clusters, which Ray would take for each other's
 SHARED := --numprocesses=logical --maxprocesses=4
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 
@@ -16,7 +16,7 @@ test: .venv/installed  ## the fast tier: a few minutes on two cores
 	$(BIN)/python -m pytest $(SHARED)
 
 slow: .venv/installed  ## real attacks on real pictures; Flower and Ray end to end; kills
-	$(BIN)/python -m pytest -m slow $(SHARED) --dist=loadscope
+	$(BIN)/python -m pytest -m slow
 
 lint: .venv/installed
 	$(BIN)/ruff check .
