@@ -38,8 +38,8 @@ class AutoLabels(Attack):
        steps can be played. Where its counts after one step are not nearly whole numbers, and would be had the gradient been
        longer by some factor, it was clipped, and that factor is undone; where there is none, the batch is taken apart
        (`apart`), which can give every label exactly where a hidden layer has `apart.UNITS` for every example; else, if public
-       pictures are granted and the errors no longer sum to zero, `simulated-labels`, which undoes more than clipping (here
-       and below of at most `LEARNABLE` classes);
+       pictures are granted and the errors no longer sum to zero, `simulated-labels`, which undoes more than clipping, and is
+       asked of at most `FEW` examples a class in any case (here and below: of at most `LEARNABLE` classes);
     4. else, first, the examples that can be taken apart as extreme points, one by one, as `extreme-points` does: after one
        step their classes are right, trained model or not, after several, where the first layer sees pictures, mostly;
     5. of the others, if public pictures are granted, `rlu`, else `geng`;
@@ -79,7 +79,7 @@ class AutoLabels(Attack):
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
                 rows = label_rows(classes.sort().values, observation.classes)
                 return Reconstruction(labels=rows, verdict=said, certified=_first(len(rows), len(rows)))
-        if doubtful and _simulable(observation) and not _balanced(observation):
+        if isinstance(chosen, RankOneLabels) and (doubtful or _few(observation)) and _changed(observation):
             chosen = SimulatedLabels()
         if not self.seconds or isinstance(chosen, RankOneLabels | SimulatedLabels):
             return _asked(chosen, observation, rng)
@@ -154,15 +154,24 @@ def _simulable(observation: Observation) -> bool:
     return observation.granted.public is not None and observation.steps == 1 and observation.classes <= LEARNABLE
 
 
+def _changed(observation: Observation) -> bool:
+    """Whether `simulated-labels` can be asked of a gradient that was changed, and not only in its length."""
+    return _simulable(observation) and not _balanced(observation)
+
+
+def _few(observation: Observation) -> bool:
+    return observation.examples <= FEW * observation.classes
+
+
 def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
     """What the restoration finds, with other labels in the place of RLU's where these are nearer."""
     found = chosen.reconstruct(observation, rng)
     if not isinstance(chosen, RLU) or observation.steps > 1:
         return found
-    changed, many = not _balanced(observation), observation.examples > observation.classes
-    if not found.identifiable and not (_simulable(observation) and (changed or not many)):
+    changed, many = _changed(observation), observation.examples > observation.classes
+    if not found.identifiable and not changed and (many or not _simulable(observation)):
         return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
-    if _simulable(observation) and (changed or observation.examples <= FEW * observation.classes):
+    if changed or (_few(observation) and _simulable(observation)):
         return replace(found, labels=rows_by(SimulatedLabels(), observation, rng))
     return found
 
