@@ -75,6 +75,12 @@ class Granted:
     public_labels: Int[Tensor, " public"] | None = None
     defense: KnownDefense | None = None
 
+    def labelled_pictures(self, why: str) -> tuple[Float[Tensor, "public channels height width"], Int[Tensor, " public"]]:
+        """The public pictures and their labels. Raises `NotApplicable`, which says `why` they are needed, without them."""
+        if self.public is None or self.public_labels is None:
+            raise NotApplicable(f"no public pictures are granted, and {why}")
+        return self.public, self.public_labels
+
 
 @dataclass(frozen=True)
 class Observation:

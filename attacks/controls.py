@@ -2,7 +2,7 @@
 
 import torch
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
+from attacks.attack import Attack, Observation, Reconstruction, label_rows
 from learning.catalogue import settings
 
 
@@ -27,9 +27,7 @@ class Mean(Attack):
     needs = ("public",)
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        public, labels = observation.granted.public, observation.granted.public_labels
-        if public is None or labels is None:
-            raise NotApplicable("no public pictures are granted, and their mean is all that this control knows")
+        public, labels = observation.granted.labelled_pictures("their mean is all that this control knows")
         drawn = labels[torch.randint(len(labels), (observation.examples,), generator=rng)]
         images = public.mean(0, keepdim=True).repeat(observation.examples, 1, 1, 1)
         return Reconstruction(images=images, labels=label_rows(drawn, observation.classes))

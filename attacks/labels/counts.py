@@ -8,6 +8,14 @@ from torch import Tensor
 
 from attacks.attack import label_rows
 
+UNKNOWN = 0.8  # of a blind guess's variance left: from here on the counts are held not to be known
+
+
+def unknown_counts(left: float) -> str:
+    """A verdict where a gradient leaves so large a share of the variance that a blind guess has, and nothing elsewhere."""
+    fault = f"labels not identifiable here: the gradient leaves {left:.0%} of the variance of a blind guess"
+    return "" if left < UNKNOWN else fault
+
 
 def whole_counts(estimate: Float[Tensor, " classes"], total: int) -> Int[Tensor, " classes"]:
     """Whole numbers, none negative, that sum to `total`, near the estimate.

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels.counts import rows_of, unknown_counts, whole_counts
 from attacks.labels.last_layer import answers, last_layer
 from learning.catalogue import Count, settings
 from learning.tensors import Batch
@@ -19,7 +19,6 @@ from learning.training import local_update
 QUANTILE = 1.959964  # of the normal distribution: 95 % lie within so many deviations
 SPLITS, BATCHES = 6, 40  # halvings of the public pictures, and batches of each, that try out how many deviations 95 % need
 PRIOR_PICTURES = 5.0  # a class's covariance is held to have been seen on so many pictures of all classes beside its own
-UNKNOWN = 0.8  # of a blind guess's variance left: from here on the counts are held not to be known
 NO_INTERVAL = "no interval is given after several local steps, where none has been seen to hold 95 % of the counts"
 RESAMPLES, ODD = 60, 4.0  # batches drawn to see how large a gradient should be; deviations from there that are too many
 
@@ -64,9 +63,7 @@ class RLU(Attack):
     points: Count = 5
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        public, labels = observation.granted.public, observation.granted.public_labels
-        if public is None or labels is None:
-            raise NotApplicable("no public pictures are granted, and this method takes its moments from them")
+        public, labels = observation.granted.labelled_pictures("this method takes its moments from them")
         layer, total = last_layer(observation), observation.examples
         if layer.bias_gradient is None:
             raise NotApplicable("the last layer has no bias, and this method reads the bias gradient")
@@ -178,9 +175,7 @@ class _Estimate:
         classes = len(self.counts)
         if self.rank < classes - 1:
             return f"labels not identifiable here: only {self.rank} of {classes - 1} equations are independent"
-        if self.unknown >= UNKNOWN:
-            return f"labels not identifiable here: the gradient leaves {self.unknown:.0%} of the variance of a blind guess"
-        return ""
+        return unknown_counts(self.unknown)
 
 
 def _inverse(moments: Moments) -> tuple[int, Tensor]:

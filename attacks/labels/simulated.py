@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.attack import Attack, NotApplicable, Observation, Reconstruction
-from attacks.labels.counts import rows_of, whole_counts
+from attacks.labels.counts import rows_of, unknown_counts, whole_counts
 from attacks.labels.last_layer import answers, last_layer
 from learning.catalogue import Count, settings
 
 CONCENTRATIONS = (0.1, 0.3, 1.0, 3.0, *[math.inf] * 4)  # of the Dirichlet distributions that class shares come from
 HELD = 10  # one batch in so many is not learnt from, but says how much is learnt
-UNKNOWN = 0.8  # of the counts' variance left in those: from here on they are held not to be known
 COARSE = 4  # entries that are not zero for each of their values, and more: rounded
 PRUNED = 0.05  # of them zero, and more: pruned
 ODD = 3.0  # deviations from the simulated ones' length that only a defense explains
@@ -41,7 +40,7 @@ class SimulatedLabels(Attack):
 
     Only examples of a class make its entries negative, where features are not. Each that is, by `SURE` deviations of that
     noise, is counted at least once, the lowest first. `identifiable` is False where the counts of batches that were not learnt
-    from keep `UNKNOWN` of their variance.
+    from keep `counts.UNKNOWN` of their variance.
 
     Raises `NotApplicable` without public pictures, and of several local steps, whose updates are no sums over examples.
     """
@@ -52,9 +51,7 @@ class SimulatedLabels(Attack):
     steps: Count = 300
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        public, labels = observation.granted.public, observation.granted.public_labels
-        if public is None or labels is None:
-            raise NotApplicable("no public pictures are granted, and this method learns from them")
+        public, labels = observation.granted.labelled_pictures("this method learns from them")
         if observation.steps > 1:
             raise NotApplicable(f"{observation.steps} local steps: their update is no sum over the examples")
         total = observation.examples
@@ -68,9 +65,8 @@ class SimulatedLabels(Attack):
         present = view.present(total)
         left = total - int(present.sum())
         counts = present + (whole_counts((expected - present).clamp_min(0), left) if left else 0)
-        known = unknown < UNKNOWN
-        verdict = f"labels not identifiable here: the gradient leaves {unknown:.0%} of the variance of a blind guess"
-        return Reconstruction(labels=rows_of(counts), identifiable=known, verdict="" if known else verdict)
+        fault = unknown_counts(unknown)
+        return Reconstruction(labels=rows_of(counts), identifiable=not fault, verdict=fault)
 
 
 @dataclass(frozen=True)
@@ -119,8 +115,8 @@ class _View:
         parts = []
         for kind in seen.split(self.classes, 1):
             unit = functional.normalize(kind, dim=1, eps=1e-300)
-            negative = (-unit).clamp_min(0)
-            parts += [unit, negative, negative.sqrt(), (unit < 0).double(), (unit < 0).double().sum(1, keepdim=True)]
+            negative, signs = (-unit).clamp_min(0), (unit < 0).double()
+            parts += [unit, negative, negative.sqrt(), signs, signs.sum(1, keepdim=True)]
         return torch.cat(parts, 1)
 
 
@@ -153,8 +149,9 @@ def _batches(labels: Tensor, classes: int, total: int, many: int, rng: torch.Gen
 
 def _odd(lengths: Tensor) -> bool:
     """Whether the last length is far from the others."""
-    *others, last = lengths.clamp_min(1e-300).log().split([len(lengths) - 1, 1])
-    return bool((last - others[0].mean()).abs() > ODD * others[0].std())
+    logs = lengths.clamp_min(1e-300).log()
+    others, last = logs[:-1], logs[-1]
+    return bool((last - others.mean()).abs() > ODD * others.std())
 
 
 def _learnt(features: Tensor, counts: Tensor, asked: Tensor, steps: int, rng: torch.Generator) -> tuple[Tensor, float]:

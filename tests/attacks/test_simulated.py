@@ -81,7 +81,7 @@ def test_more_labels_are_right_than_by_rlu_on_trained_models(name):
     assert sum(autos) > sum(rlus)
 
 
-def test_a_gradients_length_says_nothing():
+def test_a_gradient_that_was_made_shorter_has_the_labels_that_it_had():
     observation = defended(MLP().build(SHAPE, CLASSES, 0), patterned(6, 0), ())
     shorter = replace(observation, update=observation.update.map(lambda tensor: tensor / 1024))
     found = [restored(SimulatedLabels().reconstruct(one, generator(1)).labels) for one in (observation, shorter)]
