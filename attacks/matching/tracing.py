@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from learning.tensors import Tensors
@@ -70,6 +70,11 @@ def program_of(function: Callable[[Tensors], Any], example: Tensors) -> Callable
         return result.unflatten(run(*(_plain(argument[name]) for name in inputs)))
 
     return program
+
+
+def is_recording() -> bool:
+    """Whether what is computed now becomes a program: what is long to call and soon done is worth it then."""
+    return isinstance(_get_current_dispatch_mode(), _Record)
 
 
 def _add_products(graph: fx.Graph) -> None:

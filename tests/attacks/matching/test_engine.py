@@ -3,6 +3,7 @@
 import copy
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from attacks.matching.halves import use_halves
 from attacks.matching.patches import Patches, use_patches
 from attacks.matching.simulation import simulation
 from attacks.matching.slopes import TRACED_FROM, slope_of
+from attacks.matching.tracing import program_of
 from attacks.matching.victim import Victim, victim_of, work
 from attacks.matching.winograd import Winograd, use_winograd
 from learning.models import ConvNet, LeNet, LeNet5, ResNet18
@@ -262,6 +264,30 @@ def test_patches_are_the_convolution(case, most, monkeypatch):
         if module is model:
             first = second
     torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+@pytest.mark.parametrize("stacked", [True, False], ids=["restarts together", "one restart"])
+def test_recorded_patches_have_the_convolution_s_slopes(case, stacked):
+    """Those of what gradients of a client's two layers are matched with, for other pictures than the recorded ones."""
+    convolution = CONVOLUTIONS[case].double()
+    after = nn.Conv2d(5, 2, 3, padding=1).double()
+
+    def slopes_of(*layers: nn.Module):
+        model = nn.Sequential(layers[0], nn.Sigmoid(), layers[1])
+        weights = {name: tensor.detach() for name, tensor in model.named_parameters()}
+
+        def loss(one: Tensors) -> Tensor:
+            found = partial(torch.func.functional_call, model)
+            gradient = torch.func.grad(lambda at: found(at, (one["images"],)).square().sum())(weights)
+            return torch.stack([gradient[name].sin().sum() for name in gradient]).sum()
+
+        one = torch.func.grad_and_value(loss)
+        return torch.func.vmap(one) if stacked else one
+
+    images = torch.rand(2, *([3] * stacked), 2, 3, 9, 8, generator=generator("images"), dtype=torch.float64)
+    recorded = program_of(slopes_of(Patches(convolution), Patches(after)), {"images": images[0]})
+    torch.testing.assert_close(recorded({"images": images[1]}), slopes_of(convolution, after)({"images": images[1]}))
 
 
 def assert_same_slopes(model: nn.Module, layer: nn.Module, images: Tensor) -> None:
