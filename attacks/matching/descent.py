@@ -82,7 +82,7 @@ class _Descent:
         else:
             self.seen = [known]
         for name, variable in self.variables.items():
-            variable.grad = known[2][name] * self.unit
+            variable.grad = (known[2][name] * self.unit).contiguous()  # which L-BFGS takes for granted
         return self.unit * known[1] if math.isfinite(known[1]) else math.inf
 
 

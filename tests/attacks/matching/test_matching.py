@@ -291,6 +291,18 @@ def test_descent_reaches_the_bottom_of_a_curved_valley():
     assert history == sorted(history, reverse=True)
 
 
+def test_descent_takes_slopes_however_they_lie_in_memory():
+    """Recorded convolutions give a picture's with its channels together."""
+    pictures = torch.zeros(1, 3, 4, 5, dtype=torch.float64)
+
+    def slope(variables: Tensors) -> tuple[Tensors, Tensor]:
+        away = (variables["images"] - 0.5).contiguous(memory_format=torch.channels_last)
+        return {"images": 2 * away}, away.square().sum()
+
+    minimise(slope, {"images": pictures}, 3)
+    torch.testing.assert_close(pictures, torch.full_like(pictures, 0.5))
+
+
 @pytest.mark.parametrize("iterations", [1, 7])
 def test_descent_tells_the_loss_at_the_start_and_after_every_iteration(iterations):
     point = valley()
