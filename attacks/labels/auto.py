@@ -25,6 +25,7 @@ ROUNDED = 1e-6  # and what adding single-precision probabilities leaves
 SHARES, ROUNDS = 2000, 4  # of its length that clipping may have left of a gradient; answers are read anew with each one found
 FEW = 3  # examples a class, where signs tell more than sizes
 LEARNABLE = 200  # classes: what is learnt of more takes long
+EXACT = 1e-6  # of an update's length: what rounding its entries leaves of a bound that it was clipped to
 WHOLE = 0.15  # how far from whole numbers counts may be that are believed
 
 
@@ -45,8 +46,12 @@ class AutoLabels(Attack):
     5. of the others, if public pictures are granted, `rlu`, else `geng`;
     6. after one step, in the place of RLU's counts, those of `simulated-labels` where the errors no longer sum to zero, or
        there are at most `FEW` examples a class; but LLG+'s with the same pictures where RLU finds the labels not identifiable
-       and there are more examples than classes, or too many to simulate. LLG+ reads the largest rows first, which are those of
-       the few examples that a model which has learnt the client's pictures is not sure of.
+       and there are more examples than classes, or too many to simulate, and the update was not clipped. LLG+ reads the
+       largest rows first, which are those of the few examples that a model which has learnt the client's pictures is not
+       sure of.
+
+    Clipped: the update is as long as a number of two digits, up to `EXACT`, as those are that were clipped to one, and hardly
+    any by chance.
 
     Alike: what the last layer answers to the rank-one embedding of the gradient is, in total variation, at most `alike` from
     the model's mean answer to reference pictures (the public ones where granted, else `dummies` of noise with the deviation
@@ -79,7 +84,7 @@ class AutoLabels(Attack):
                 said = f"all {len(classes)} examples were taken apart: the labels are theirs, and explain the gradient"
                 rows = label_rows(classes.sort().values, observation.classes)
                 return Reconstruction(labels=rows, verdict=said, certified=_first(len(rows), len(rows)))
-        if isinstance(chosen, RankOneLabels) and (doubtful or _few(observation)) and _changed(observation):
+        if isinstance(chosen, RankOneLabels) and (doubtful or _few(observation)) and _changed(observation, doubtful):
             chosen = SimulatedLabels()
         if not self.seconds or isinstance(chosen, RankOneLabels | SimulatedLabels):
             return _asked(chosen, observation, rng)
@@ -143,6 +148,12 @@ def share_by_counts(observation: Observation) -> float:
     return 1.0 if _doubtful(RankOneLabels().estimate(observation.enlarged(share)), total) else share
 
 
+def clipped(observation: Observation) -> bool:
+    """Whether the update's length is a number of two digits: one in some thousands is by chance."""
+    length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in observation.update.parameters.values()))
+    return length > 0 and abs(length - float(f"{length:.1e}")) < EXACT * length
+
+
 def _balanced(observation: Observation) -> bool:
     """Whether the errors sum to zero over all classes, as they do where a gradient was not changed but in its length."""
     errors = last_layer(observation).bias_gradient
@@ -154,9 +165,9 @@ def _simulable(observation: Observation) -> bool:
     return observation.granted.public is not None and observation.steps == 1 and observation.classes <= LEARNABLE
 
 
-def _changed(observation: Observation) -> bool:
-    """Whether `simulated-labels` can be asked of a gradient that was changed, and not only in its length."""
-    return _simulable(observation) and not _balanced(observation)
+def _changed(observation: Observation, unsure: bool) -> bool:
+    """Whether `simulated-labels` can be asked of a gradient that was changed: only in its length if another is `unsure`."""
+    return _simulable(observation) and (not _balanced(observation) or (unsure and clipped(observation)))
 
 
 def _few(observation: Observation) -> bool:
@@ -168,10 +179,11 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
     found = chosen.reconstruct(observation, rng)
     if not isinstance(chosen, RLU) or observation.steps > 1:
         return found
-    changed, many = _changed(observation), observation.examples > observation.classes
-    if not found.identifiable and not changed and (many or not _simulable(observation)):
+    unsure, simulable = not found.identifiable, _simulable(observation)
+    changed = _changed(observation, unsure)
+    if unsure and not changed and (observation.examples > observation.classes or not simulable):
         return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
-    if changed or (_few(observation) and _simulable(observation)):
+    if changed or (simulable and _few(observation)):
         return replace(found, labels=rows_by(SimulatedLabels(), observation, rng))
     return found
 

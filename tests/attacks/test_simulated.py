@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn import functional
 
 from attacks import NotApplicable, Observation
-from attacks.labels import RLU, AutoLabels, RankOneLabels, SimulatedLabels
+from attacks.labels import RLU, AutoLabels, RankOneLabels, SimulatedLabels, auto
+from attacks.labels.auto import clipped
 from attacks.labels.last_layer import last_layer
 from attacks.labels.simulated import _batches, _defended, _View
 from defenses import Defense, GaussianNoise, MagnitudePruning, NormClipping, Quantization, RandomPruning, defended_update
@@ -79,6 +80,32 @@ def test_more_labels_are_right_than_by_rlu_on_trained_models(name):
             scores.append(recall(restored(attack.reconstruct(observation, generator(seed)).labels), truth))
     assert sum(ours) > sum(rlus)
     assert sum(autos) > sum(rlus)
+
+
+def test_clipped_is_what_is_as_long_as_a_number_of_two_digits():
+    for seed in range(5):
+        model, batch = MLP(width=64).build(SHAPE, CLASSES, seed), patterned(24, seed)
+        for bound in (0.3, 0.012):
+            assert clipped(defended(model, batch, (NormClipping(max_norm=bound),), seed))
+        for chain in ((), (NormClipping(max_norm=1e3),), (GaussianNoise(std=0.03),)):
+            assert not clipped(defended(model, batch, chain, seed))
+    nothing = defended(model, batch, (NormClipping(max_norm=1e3),))
+    assert not clipped(replace(nothing, update=nothing.update.map(torch.zeros_like)))
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["untrained", "trained"])
+def test_auto_simulates_batches_of_many_clipped_examples(train, monkeypatch):
+    """Where no factor is found that makes the counts whole, and where RLU finds labels gone, which LLG+ is asked for else."""
+    monkeypatch.setattr(auto, "share_by_counts", lambda _: 1.0)
+    model = trained(0) if train else MLP(width=64).build(SHAPE, CLASSES, 0)
+    batch = patterned(40, 0)
+    cut = defended(model, batch, (NormClipping(max_norm=0.001),))
+    other = replace(cut, update=cut.update.map(lambda tensor: 1.234 * tensor))
+    asked, ask = [], SimulatedLabels.reconstruct
+    monkeypatch.setattr(SimulatedLabels, "reconstruct", lambda *given: asked.append(given[1]) or ask(*given))
+    found = [restored(AutoLabels(seconds=0).reconstruct(one, generator(0)).labels) for one in (cut, other)]
+    assert asked == [cut]
+    assert recall(found[0], counts(batch.labels)) > 0.75
 
 
 def test_a_gradient_that_was_made_shorter_has_the_labels_that_it_had():
