@@ -1,6 +1,7 @@
-"""How often RLU's 95 % intervals hold the true counts, over model states; 2,160 updates by default.
+"""How often 95 % intervals of RLU, or of another method, hold the true counts, over model states; 2,160 updates by default.
 
-    CURIOUS_DATA=.data python -m bench.labels_calibration        about six minutes on one core
+    CURIOUS_DATA=.data python -m bench.labels_calibration                            about six minutes on one core
+    CURIOUS_DATA=.data python -m bench.labels_calibration --method simulated-labels --sizes 8 24 --updates 180     half an hour
 
 MLP on MNIST and LeNet-5 on CIFAR-10, untrained, hardly trained and trained; batches of 8, 24 and 64 training pictures, in
 half of the updates drawn from all classes alike and in half from three classes; 500 public pictures, drawn anew from the
@@ -8,18 +9,20 @@ test set for every update. Covered: the share of all counts (classes x updates) 
 the client's pictures are better known than the test set's; accuracies of both are printed. `single`: the share of intervals
 that name one number, which are right or wrong and not so in 95 of 100; how many of the others are right is printed at the
 end. The last column is the share of the updates for which the verdict is that labels are not identifiable.
-After several local steps RLU gives no interval.
+After several local steps none is given.
 """
 
 import argparse
 
 import torch
 
-from attacks.labels import RLU
+from attacks.labels import RLU, SimulatedLabels
 from bench.labels import drawn, observed, public_of, scored, trained_states
 from learning.data import CIFAR10, MNIST, Examples, pictures_of
 from learning.models import MLP, LeNet5
 from learning.tensors import generator
+
+METHODS = {"rlu": RLU(), "simulated-labels": SimulatedLabels()}
 
 
 def main() -> None:
@@ -27,7 +30,9 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=120, help="of each model state and batch size")
     parser.add_argument("--sizes", type=int, nargs="*", default=[8, 24, 64])
     parser.add_argument("--only", default="", help="architectures whose name holds this")
+    parser.add_argument("--method", choices=list(METHODS), default="rlu")
     settings = parser.parse_args()
+    method = METHODS[settings.method]
     torch.set_num_threads(1)
     covered = asked = updates = wide = wide_covered = 0
     for data, architecture, rate in ((MNIST(), MLP(), 0.02), (CIFAR10(), LeNet5(), 0.05)):
@@ -41,7 +46,7 @@ def main() -> None:
                     batch = drawn(_few_classes(pictures.train, index) if index % 2 else pictures.train, size, size, index)
                     granted = public_of(pictures, 500, size, index)
                     observation = observed(model, batch, pictures.classes, granted=granted, seed=index)
-                    found = RLU().reconstruct(observation, generator("rlu", index))
+                    found = method.reconstruct(observation, generator("rlu", index))
                     assert found.counts_interval is not None
                     low, high = found.counts_interval
                     truth = torch.bincount(batch.labels, minlength=pictures.classes)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows, rows_by
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
 from attacks.directions.layers import common_input
 from attacks.labels.apart import classes_apart, examples_apart, pictures_apart
 from attacks.labels.counts import rows_of, whole_counts
@@ -19,6 +19,7 @@ from attacks.labels.rlu import RLU
 from attacks.labels.simulated import SimulatedLabels
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
+from learning.tensors import generator
 
 BALANCED = 1e-4  # of the errors' size: what their sum is at most where noise, pruning and rounding have not touched them
 ROUNDED = 1e-6  # and what adding single-precision probabilities leaves
@@ -182,10 +183,16 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
     unsure, simulable = not found.identifiable, _simulable(observation)
     changed = _changed(observation, unsure)
     if unsure and not changed and (observation.examples > observation.classes or not simulable):
-        return replace(found, labels=rows_by(LLG(knowledge="public"), observation, rng), counts_interval=None)
+        return _counted(found, LLG(knowledge="public"), observation, rng)
     if changed or (simulable and _few(observation)):
-        return replace(found, labels=rows_by(SimulatedLabels(), observation, rng))
+        return _counted(found, SimulatedLabels(), observation, rng)
     return found
+
+
+def _counted(found: Reconstruction, restoration: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
+    """The same verdict over another restoration's counts."""
+    other = restoration.reconstruct(observation, generator("labels", rng.initial_seed()))
+    return replace(found, labels=other.labels, counts_interval=other.counts_interval)
 
 
 def _first(proven: int, examples: int) -> Tensor:

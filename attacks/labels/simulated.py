@@ -19,6 +19,7 @@ HELD = 10  # one batch in so many is not learnt from, but says how much is learn
 COARSE = 4  # entries that are not zero for each of their values, and more: rounded
 PRUNED = 0.05  # of them zero, and more: pruned
 ODD = 3.0  # deviations from the simulated ones' length that only a defense explains
+HOLDS, NEAREST = 0.95, 500  # of intervals: the share of true counts, and how many are looked at
 SURE = 2.0  # deviations of the noise below zero that show that a class is there
 RIDGE, HIDDEN, MINIBATCH, RATE, REACH = 10.0, 64, 512, 3e-3, 5.0  # of the regression, and how many deviations it looks
 
@@ -39,8 +40,9 @@ class SimulatedLabels(Attack):
     different values for rounded ones; else the sum over all classes, which is zero in a gradient, measures noise.
 
     Only examples of a class make its entries negative, where features are not. Each that is, by `SURE` deviations of that
-    noise, is counted at least once, the lowest first. `identifiable` is False where the counts of batches that were not learnt
-    from keep `counts.UNKNOWN` of their variance.
+    noise, is counted at least once, the lowest first. A count's interval is the shortest that holds 95 % of the counts of which
+    as many are expected, in batches that were not learnt from (`NEAREST` of them, all classes alike). `identifiable` is False
+    where the counts of these keep `counts.UNKNOWN` of their variance.
 
     Raises `NotApplicable` without public pictures, and of several local steps, whose updates are no sums over examples.
     """
@@ -61,12 +63,13 @@ class SimulatedLabels(Attack):
         seen = seen + view.noise * torch.randn(seen.shape, generator=rng, dtype=seen.dtype)
         both = torch.cat([seen, view.wanted[None]])
         features = view.features(both) if _odd(both.norm(dim=1)) else torch.cat([view.features(both), both], 1)
-        expected, unknown = _learnt(features[:-1], counts, features[-1:], self.steps, rng)
+        expected, unknown, low, high = _learnt(features[:-1], counts, features[-1:], self.steps, rng)
         present = view.present(total)
         left = total - int(present.sum())
         counts = present + (whole_counts((expected - present).clamp_min(0), left) if left else 0)
         fault = unknown_counts(unknown)
-        return Reconstruction(labels=rows_of(counts), identifiable=not fault, verdict=fault)
+        interval = torch.minimum(torch.maximum(low, present), counts), torch.maximum(high, counts)
+        return Reconstruction(labels=rows_of(counts), counts_interval=interval, identifiable=not fault, verdict=fault)
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,10 @@ def _odd(lengths: Tensor) -> bool:
     return bool((last - others.mean()).abs() > ODD * others.std())
 
 
-def _learnt(features: Tensor, counts: Tensor, asked: Tensor, steps: int, rng: torch.Generator) -> tuple[Tensor, float]:
-    """The counts expected of what is asked, and the share of their variance that is left in batches not learnt from."""
+def _learnt(
+    features: Tensor, counts: Tensor, asked: Tensor, steps: int, rng: torch.Generator
+) -> tuple[Tensor, float, Tensor, Tensor]:
+    """The counts expected of what is asked, and by batches not learnt from: what is left of their variance, and bounds."""
     centre, size = features.mean(0), features.std(0).clamp_min(1e-12)
     given, question = (((part - centre) / size).clamp(-REACH, REACH).float() for part in (features, asked))
     truth, total = counts.float(), float(counts[0].sum())
@@ -187,6 +192,20 @@ def _learnt(features: Tensor, counts: Tensor, asked: Tensor, steps: int, rng: to
         optimizer.step()
         falling.step()
     with torch.no_grad():
-        missed = (answered(given[held]) - truth[held]).square().mean()
+        tried, expected = answered(given[held]), answered(question)[0]
         blind = (truth[held] - learnt.mean(0)).square().mean()
-        return answered(question)[0].double(), float(missed / blind.clamp_min(1e-30))
+        unknown = float((tried - truth[held]).square().mean() / blind.clamp_min(1e-30))
+        return expected.double(), unknown, *_bounds(expected, tried.flatten(), counts[held].flatten().long())
+
+
+def _bounds(expected: Tensor, tried: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """The shortest intervals with 95 % of the true counts where about as much was expected."""
+    order = tried.argsort()
+    tried, truth = tried[order], truth[order]
+    size = min(NEAREST, len(tried))
+    first = (torch.searchsorted(tried, expected) - size // 2).clamp(0, len(tried) - size)
+    near = truth[first[:, None] + torch.arange(size)].sort(1).values
+    held = math.ceil(HOLDS * size)
+    widths = near[:, held - 1 :] - near[:, : size - held + 1]
+    least = widths.argmin(1, keepdim=True)
+    return near.gather(1, least).flatten(), near.gather(1, least + held - 1).flatten()

@@ -108,6 +108,27 @@ def test_auto_simulates_batches_of_many_clipped_examples(train, monkeypatch):
     assert recall(found[0], counts(batch.labels)) > 0.75
 
 
+def test_intervals_hold_most_counts_and_the_counts_that_are_told():
+    """Thirty batches, half of few classes; bounds that go nowhere but to what is told hold fewer."""
+    held = told = 0
+    for seed in range(30):
+        batch = patterned(12, "interval", seed)
+        if seed % 2:
+            kept = batch.labels < 4
+            batch = Batch(batch.images[kept], batch.labels[kept])
+        observation = defended(trained(0), batch, ())
+        found = SimulatedLabels(batches=2000, steps=100).reconstruct(observation, generator(seed))
+        assert found.counts_interval is not None
+        low, high = found.counts_interval
+        counted, truth = torch.tensor(restored(found.labels)), torch.tensor(counts(batch.labels))
+        assert ((low <= counted) & (counted <= high)).all()
+        assert low.sum() <= len(batch) <= high.sum()
+        held += int(((low <= truth) & (truth <= high)).sum())
+        told += int((counted == truth).sum())
+    assert held >= 0.93 * 300
+    assert told < 0.9 * held
+
+
 def test_a_gradient_that_was_made_shorter_has_the_labels_that_it_had():
     observation = defended(MLP().build(SHAPE, CLASSES, 0), patterned(6, 0), ())
     shorter = replace(observation, update=observation.update.map(lambda tensor: tensor / 1024))
