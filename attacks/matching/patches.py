@@ -35,10 +35,8 @@ class Patches(nn.Module):
     def __init__(self, convolution: nn.Conv2d):
         super().__init__()
         self.weight, self.bias = convolution.weight, convolution.bias
-        self.kernel = convolution.kernel_size
-        self.stride = convolution.stride
         assert not isinstance(convolution.padding, str)
-        self.padding = convolution.padding
+        self.kernel, self.stride, self.padding = convolution.kernel_size, convolution.stride, convolution.padding
 
     def forward(self, images: Float[Tensor, "batch inputs height width"]) -> Float[Tensor, "batch outputs rows columns"]:
         geometry = ((images.shape[2], images.shape[3]), self.kernel, self.padding, self.stride)
@@ -70,6 +68,8 @@ def _places(geometry: Geometry) -> Pair:
 
 
 class _Moved(Function):
+    """What takes numbers to other places, or sums them there: its own derivative is the way back."""
+
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
         ctx.geometry = inputs[1]
