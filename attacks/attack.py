@@ -215,12 +215,17 @@ class Attack(ABC):
         return [self.reconstruct(observation, rng) for observation, rng in zip(observations, rngs, strict=True)]
 
 
-def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Float[Tensor, "batch classes"]:
-    """The rows of class probabilities that a label restoration gives. Raises `NotApplicable` where it does.
+def found_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
+    """What a label restoration finds. Raises `NotApplicable` where it does.
 
     Its draws are its own, by the seed of `rng`: two restorations that find the same labels leave the pictures' search the
     same start, and what they are worth differs by the labels alone.
     """
+    return restoration.reconstruct(observation, generator("labels", rng.initial_seed()))
+
+
+def rows_by(restoration: Attack, observation: Observation, rng: torch.Generator) -> Float[Tensor, "batch classes"]:
+    """The rows of class probabilities of `found_by`."""
     return rows_and_proven(restoration, observation, rng)[0]
 
 
@@ -228,7 +233,7 @@ def rows_and_proven(
     restoration: Attack, observation: Observation, rng: torch.Generator
 ) -> tuple[Float[Tensor, "batch classes"], Bool[Tensor, " batch"]]:
     """See `rows_by`; and which of the rows the restoration has proven right."""
-    found = restoration.reconstruct(observation, generator("labels", rng.initial_seed()))
+    found = found_by(restoration, observation, rng)
     assert found.labels is not None, "label restorations restore labels"
     nothing = torch.zeros(len(found.labels), dtype=torch.bool)
     return found.labels, nothing if found.certified is None else found.certified

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, label_rows
+from attacks.attack import Attack, NotApplicable, Observation, Reconstruction, found_by, label_rows
 from attacks.directions.layers import common_input
 from attacks.labels.apart import classes_apart, examples_apart, pictures_apart
 from attacks.labels.counts import rows_of, whole_counts
@@ -19,7 +19,6 @@ from attacks.labels.rlu import RLU
 from attacks.labels.simulated import SimulatedLabels
 from attacks.labels.soft_labels import SoftLabels
 from learning.catalogue import Count, Fraction, NotNegative, Positive, settings
-from learning.tensors import generator
 
 BALANCED = 1e-4  # of the errors' size: what their sum is at most where noise, pruning and rounding have not touched them
 ROUNDED = 1e-6  # and what adding single-precision probabilities leaves
@@ -151,7 +150,7 @@ def share_by_counts(observation: Observation) -> float:
 
 def clipped(observation: Observation) -> bool:
     """Whether the update's length is a number of two digits: one in some thousands is by chance."""
-    length = math.sqrt(sum(float(tensor.double().square().sum()) for tensor in observation.update.parameters.values()))
+    length = float(torch.linalg.vector_norm(observation.update.flat().double()))
     return length > 0 and abs(length - float(f"{length:.1e}")) < EXACT * length
 
 
@@ -191,7 +190,7 @@ def _asked(chosen: Attack, observation: Observation, rng: torch.Generator) -> Re
 
 def _counted(found: Reconstruction, restoration: Attack, observation: Observation, rng: torch.Generator) -> Reconstruction:
     """The same verdict over another restoration's counts."""
-    other = restoration.reconstruct(observation, generator("labels", rng.initial_seed()))
+    other = found_by(restoration, observation, rng)
     return replace(found, labels=other.labels, counts_interval=other.counts_interval)
 
 

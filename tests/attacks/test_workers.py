@@ -122,9 +122,13 @@ def observation() -> Observation:
 def all_of(pool: Pool, jobs: list[Job], seconds: float = 120) -> dict[object, Outcome]:
     for job in jobs:
         pool.submit(job)
+    return collected(pool, len(jobs), seconds)
+
+
+def collected(pool: Pool, count: int, seconds: float = 120) -> dict[object, Outcome]:
     outcomes: dict[object, Outcome] = {}
     deadline = time.monotonic() + seconds
-    while len(outcomes) < len(jobs):
+    while len(outcomes) < count:
         if time.monotonic() > deadline:
             pool.close()  # or the next test's pool would wait for what this one holds of the cluster
             pytest.fail(f"only {sorted(map(str, outcomes))} came back")
@@ -262,11 +266,7 @@ class TestRayPool:
         pool.submit(*jobs_of(Counts(), 1, 2, 3))
         pool.submit(*[replace(job, key=10 + job.key) for job in jobs_of(Dies(folder=str(tmp_path)), 1, 2)])
         pool.submit(*[replace(job, key=20 + job.key) for job in jobs_of(Holds(), 1, 2)])
-        outcomes = {}
-        deadline = time.monotonic() + 120
-        while len(outcomes) < 7:
-            assert time.monotonic() < deadline, f"only {sorted(outcomes)} came back"
-            outcomes |= {outcome.key: outcome for outcome in pool.collect(timeout=0.5)}
+        outcomes = collected(pool, 7)
         pool.close()
         assert [outcomes[key].reconstruction.loss for key in (1, 2, 3)] == [3, 3, 3]
         assert [outcomes[key].status for key in (11, 12, 21, 22)] == ["ok", "ok", "failed", "failed"]
