@@ -1,6 +1,7 @@
 """Labels by a regression learnt from batches of public pictures: what counts gradients of such a look have."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +16,11 @@ from attacks.labels.last_layer import answers, last_layer
 from learning.catalogue import Count, settings
 
 CONCENTRATIONS = (0.1, 0.3, 1.0, 3.0, *[math.inf] * 4)  # of the Dirichlet distributions that class shares come from
-HELD = 10  # one batch in so many is not learnt from, but says how much is learnt
+HELD = 10  # for each so many batches that are learnt from, one of other pictures that says how much is learnt
 COARSE = 4  # entries that are not zero for each of their values, and more: rounded
 PRUNED = 0.05  # of them zero, and more: pruned
 ODD = 3.0  # deviations from the simulated ones' length that only a defense explains
-HOLDS, NEAREST = 0.95, 500  # of intervals: the share of true counts, and how many are looked at
+HOLDS, NEAREST = 0.95, 500  # of intervals: the share of errors, and how many are looked at
 SURE = 2.0  # deviations of the noise below zero that show that a class is there
 RIDGE, HIDDEN, MINIBATCH, RATE, REACH = 10.0, 64, 512, 3e-3, 5.0  # of the regression, and how many deviations it looks
 
@@ -40,9 +41,10 @@ class SimulatedLabels(Attack):
     different values for rounded ones; else the sum over all classes, which is zero in a gradient, measures noise.
 
     Only examples of a class make its entries negative, where features are not. Each that is, by `SURE` deviations of that
-    noise, is counted at least once, the lowest first. A count's interval is the shortest that holds 95 % of the counts of which
-    as many are expected, in batches that were not learnt from (`NEAREST` of them, all classes alike). `identifiable` is False
-    where the counts of these keep `counts.UNKNOWN` of their variance.
+    noise, is counted at least once, the lowest first. A second network learns from one half of the public pictures, and how
+    wrong it is on batches of the other half tells how wrong the first may be. A count's interval is what the shortest
+    interval with 95 % of the errors leaves, of the `NEAREST` that were made where about as many examples of a class were
+    expected; one number at least. `identifiable` is False where these errors keep `counts.UNKNOWN` of the counts' variance.
 
     Raises `NotApplicable` without public pictures, and of several local steps, whose updates are no sums over examples.
     """
@@ -58,12 +60,23 @@ class SimulatedLabels(Attack):
             raise NotApplicable(f"{observation.steps} local steps: their update is no sum over the examples")
         total = observation.examples
         view = _View.of(observation, public, labels.cpu(), rng)
-        chosen, counts = _batches(labels.cpu(), observation.classes, total, self.batches, rng)
-        seen = chosen @ view.each / total
-        seen = seen + view.noise * torch.randn(seen.shape, generator=rng, dtype=seen.dtype)
-        both = torch.cat([seen, view.wanted[None]])
-        features = view.features(both) if _odd(both.norm(dim=1)) else torch.cat([view.features(both), both], 1)
-        expected, unknown, low, high = _learnt(features[:-1], counts, features[-1:], self.steps, rng)
+
+        def simulated(kept: Tensor, many: int) -> tuple[Tensor, Tensor]:
+            chosen, counts = _batches(labels.cpu()[kept], observation.classes, total, many, rng)
+            seen = chosen @ view.each[kept] / total
+            return seen + view.noise * torch.randn(seen.shape, generator=rng, dtype=seen.dtype), counts
+
+        seen, counts = simulated(torch.arange(len(labels)), self.batches)
+        features = view.features if _odd(seen.norm(dim=1), view.wanted.norm()) else view.features_and_lengths
+        expected = _learnt(features(seen), counts, self.steps, rng)(features(view.wanted[None]))[0]
+        learnt_from, others = _halves(labels.cpu())
+        seen, counts = simulated(learnt_from, self.batches)
+        answered = _learnt(features(seen), counts, self.steps, rng)
+        seen, truth = simulated(others, -(-self.batches // HELD))
+        tried = answered(features(seen))
+        blind = (truth - counts.mean(0)).square().mean()
+        unknown = float((tried - truth).square().mean() / blind.clamp_min(1e-30))
+        low, high = _bounds(expected, tried.flatten(), truth.flatten())
         present = view.present(total)
         left = total - int(present.sum())
         counts = present + (whole_counts((expected - present).clamp_min(0), left) if left else 0)
@@ -113,6 +126,9 @@ class _View:
         there = there[kinds[0][there].argsort(stable=True)][:total]
         return torch.bincount(there, minlength=self.classes)
 
+    def features_and_lengths(self, seen: Float[Tensor, "batches kinds_times_classes"]) -> Float[Tensor, "batches features"]:
+        return torch.cat([self.features(seen), seen], 1)
+
     def features(self, seen: Float[Tensor, "batches kinds_times_classes"]) -> Float[Tensor, "batches features"]:
         """What the regression is given: of each kind the direction, what is negative in it, and how many classes are."""
         parts = []
@@ -150,30 +166,37 @@ def _batches(labels: Tensor, classes: int, total: int, many: int, rng: torch.Gen
     return pictures, pictures @ functional.one_hot(labels, classes).double()
 
 
-def _odd(lengths: Tensor) -> bool:
-    """Whether the last length is far from the others."""
-    logs = lengths.clamp_min(1e-300).log()
-    others, last = logs[:-1], logs[-1]
-    return bool((last - others.mean()).abs() > ODD * others.std())
+def _halves(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Which public pictures are in one half and which in the other: of each class about as many; its only one is in both."""
+    order = labels.argsort(stable=True)
+    there = torch.bincount(labels)
+    place = torch.arange(len(labels)) - (there.cumsum(0) - there)[labels[order]]
+    only = there[labels[order]] == 1
+    return order[(place % 2 == 0) | only], order[(place % 2 == 1) | only]
 
 
-def _learnt(
-    features: Tensor, counts: Tensor, asked: Tensor, steps: int, rng: torch.Generator
-) -> tuple[Tensor, float, Tensor, Tensor]:
-    """The counts expected of what is asked, and by batches not learnt from: what is left of their variance, and bounds."""
+def _odd(others: Tensor, length: Tensor) -> bool:
+    """Whether a length is far from the others."""
+    logs = others.clamp_min(1e-300).log()
+    return bool((length.clamp_min(1e-300).log() - logs.mean()).abs() > ODD * logs.std())
+
+
+def _learnt(features: Tensor, counts: Tensor, steps: int, rng: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """What says which counts are expected of batches with such features."""
     centre, size = features.mean(0), features.std(0).clamp_min(1e-12)
-    given, question = (((part - centre) / size).clamp(-REACH, REACH).float() for part in (features, asked))
-    truth, total = counts.float(), float(counts[0].sum())
-    held = torch.arange(len(given)) % HELD == 0
-    learnt_from, learnt = given[~held], truth[~held]
+
+    def given(asked: Tensor) -> Tensor:
+        return ((asked - centre) / size).clamp(-REACH, REACH).float()
+
+    learnt_from, learnt, total = given(features), counts.float(), float(counts[0].sum())
     straight = torch.cat([learnt_from, torch.ones(len(learnt), 1)], 1)
     system = straight.T @ straight + RIDGE * torch.eye(straight.shape[1])
     line = torch.linalg.solve(system, straight.T @ learnt)
     network = [
-        torch.randn(given.shape[1], HIDDEN, generator=rng) / given.shape[1] ** 0.5,
+        torch.randn(learnt_from.shape[1], HIDDEN, generator=rng) / learnt_from.shape[1] ** 0.5,
         torch.zeros(HIDDEN),
-        torch.zeros(HIDDEN, truth.shape[1]),
-        torch.zeros(truth.shape[1]),
+        torch.zeros(HIDDEN, learnt.shape[1]),
+        torch.zeros(learnt.shape[1]),
     ]
     for weights in network:
         weights.requires_grad_()
@@ -191,21 +214,19 @@ def _learnt(
         ((answered(learnt_from[drawn]) - learnt[drawn]) / total).square().sum(1).mean().backward()
         optimizer.step()
         falling.step()
-    with torch.no_grad():
-        tried, expected = answered(given[held]), answered(question)[0]
-        blind = (truth[held] - learnt.mean(0)).square().mean()
-        unknown = float((tried - truth[held]).square().mean() / blind.clamp_min(1e-30))
-        return expected.double(), unknown, *_bounds(expected, tried.flatten(), counts[held].flatten().long())
+    return lambda asked: answered(given(asked)).detach().double()
 
 
 def _bounds(expected: Tensor, tried: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """The shortest intervals with 95 % of the true counts where about as much was expected."""
+    """The whole numbers in the shortest interval of 95 % of the errors made where about as much was expected; one at least."""
     order = tried.argsort()
-    tried, truth = tried[order], truth[order]
+    tried, errors = tried[order], (truth - tried)[order]
     size = min(NEAREST, len(tried))
     first = (torch.searchsorted(tried, expected) - size // 2).clamp(0, len(tried) - size)
-    near = truth[first[:, None] + torch.arange(size)].sort(1).values
+    near = errors[first[:, None] + torch.arange(size)].sort(1).values
     held = math.ceil(HOLDS * size)
-    widths = near[:, held - 1 :] - near[:, : size - held + 1]
-    least = widths.argmin(1, keepdim=True)
-    return near.gather(1, least).flatten(), near.gather(1, least + held - 1).flatten()
+    least = (near[:, held - 1 :] - near[:, : size - held + 1]).argmin(1, keepdim=True)
+    low = (expected + near.gather(1, least).flatten()).ceil().long()
+    high = (expected + near.gather(1, least + held - 1).flatten()).floor().long()
+    empty, nearest = low > high, expected.round().long()
+    return torch.where(empty, nearest, low), torch.where(empty, nearest, high)

@@ -12,7 +12,7 @@ from attacks import NotApplicable, Observation
 from attacks.labels import RLU, AutoLabels, RankOneLabels, SimulatedLabels, auto
 from attacks.labels.auto import clipped
 from attacks.labels.last_layer import last_layer
-from attacks.labels.simulated import _batches, _defended, _View
+from attacks.labels.simulated import _batches, _defended, _halves, _View
 from defenses import Defense, GaussianNoise, MagnitudePruning, NormClipping, Quantization, RandomPruning, defended_update
 from learning.models import MLP, LeNet
 from learning.tensors import Batch, generator
@@ -127,6 +127,22 @@ def test_intervals_hold_most_counts_and_the_counts_that_are_told():
         told += int((counted == truth).sum())
     assert held >= 0.93 * 300
     assert told < 0.9 * held
+
+
+def test_intervals_name_one_number_where_every_count_is_known():
+    observation = defended(MLP(width=64).build(SHAPE, CLASSES, 0), batch := patterned(6, 0), ())
+    interval = SimulatedLabels().reconstruct(observation, generator(0)).counts_interval
+    assert interval is not None
+    assert [bound.tolist() for bound in interval] == [counts(batch.labels)] * 2
+
+
+def test_halves_have_every_class_and_share_no_picture_but_a_classs_only_one():
+    labels = torch.tensor([2, 0, 2, 0, 4, 2, 0, 2])
+    one, other = (half.tolist() for half in _halves(labels))
+    assert set(one) | set(other) == set(range(8))
+    assert set(one) & set(other) == {4}
+    for half in (one, other):
+        assert set(labels[half].tolist()) == {0, 2, 4}
 
 
 def test_a_gradient_that_was_made_shorter_has_the_labels_that_it_had():
