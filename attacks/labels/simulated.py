@@ -16,7 +16,7 @@ from attacks.labels.last_layer import answers, last_layer
 from learning.catalogue import Count, settings
 
 CONCENTRATIONS = (0.1, 0.3, 1.0, 3.0, *[math.inf] * 4)  # of the Dirichlet distributions that class shares come from
-HELD = 10  # for each so many batches that are learnt from, one of other pictures that says how much is learnt
+HELD = 10  # for each so many batches that are learnt from, one says how much is learnt
 COARSE = 4  # entries that are not zero for each of their values, and more: rounded
 PRUNED = 0.05  # of them zero, and more: pruned
 ODD = 3.0  # deviations from the simulated ones' length that only a defense explains
@@ -41,10 +41,11 @@ class SimulatedLabels(Attack):
     different values for rounded ones; else the sum over all classes, which is zero in a gradient, measures noise.
 
     Only examples of a class make its entries negative, where features are not. Each that is, by `SURE` deviations of that
-    noise, is counted at least once, the lowest first. A second network learns from one half of the public pictures, and how
-    wrong it is on batches of the other half tells how wrong the first may be. A count's interval is what the shortest
-    interval with 95 % of the errors leaves, of the `NEAREST` that were made where about as many examples of a class were
-    expected; one number at least. `identifiable` is False where these errors keep `counts.UNKNOWN` of the counts' variance.
+    noise, is counted at least once, the lowest first. A second network learns from one half of the public pictures, in half
+    as many steps, and how wrong it is on batches of the other half tells how wrong the first may be. A count's interval is
+    what the shortest interval with 95 % of the errors leaves, of the `NEAREST` that were made where about as many examples of
+    a class were expected; one number at least. `identifiable` is False where these errors keep `counts.UNKNOWN` of the
+    counts' variance.
 
     Raises `NotApplicable` without public pictures, and of several local steps, whose updates are no sums over examples.
     """
@@ -70,8 +71,8 @@ class SimulatedLabels(Attack):
         features = view.features if _odd(seen.norm(dim=1), view.wanted.norm()) else view.features_and_lengths
         expected = _learnt(features(seen), counts, self.steps, rng)(features(view.wanted[None]))[0]
         learnt_from, others = _halves(labels.cpu())
-        seen, counts = simulated(learnt_from, self.batches)
-        answered = _learnt(features(seen), counts, self.steps, rng)
+        seen, counts = simulated(learnt_from, -(-self.batches // 2))
+        answered = _learnt(features(seen), counts, -(-self.steps // 2), rng)
         seen, truth = simulated(others, -(-self.batches // HELD))
         tried = answered(features(seen))
         blind = (truth - counts.mean(0)).square().mean()

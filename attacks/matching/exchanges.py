@@ -9,20 +9,25 @@ from torch import Tensor
 
 TRIED = 20  # iterations in which labels are tried: a hundred tell one exchange from another no better
 JUDGED = 100  # in which those found are held against those restored
-TOGETHER = 32  # batches of labels that are tried at once
+TOGETHER = 32  # batches of labels that are tried at once, at most
 
 Losses: TypeAlias = Callable[[Float[Tensor, "some batch classes"], int], Sequence[float]]
 
 
 def exchanged(
-    restored: Float[Tensor, "batch classes"], doubtful: Bool[Tensor, " batch"], losses: Losses, most: int
+    restored: Float[Tensor, "batch classes"],
+    doubtful: Bool[Tensor, " batch"],
+    losses: Losses,
+    most: int,
+    together: int = TOGETHER,
 ) -> tuple[Float[Tensor, "batch classes"], int]:
     """The label rows that match best, and how many of them were exchanged.
 
-    `doubtful`: which may be. `losses`: of several batches of label rows, and a number of iterations, what each is matched by
-    after so many. In every round each label is exchanged for each other class, and the exchange that matches best is made;
-    there are at most so many rounds, and none after one that made nothing better. What is only another order of the same
-    labels is not tried again. In the end those found must match better than those restored after a longer descent, too.
+    `doubtful`: which may be. `losses`: of several batches of label rows, `together` at most, and a number of iterations, what
+    each is matched by after so many. In every round each label is exchanged for each other class, and the exchange that
+    matches best is made; there are at most so many rounds, and none after one that made nothing better. What is only another
+    order of the same labels is not tried again. In the end those found must match better than those restored after a longer
+    descent, too.
     """
     certain = torch.eye(restored.shape[1], dtype=restored.dtype, device=restored.device)
     rows, least, made, tried = restored, losses(restored[None], TRIED)[0], 0, {_content(restored)}
@@ -36,7 +41,8 @@ def exchanged(
                 if content not in tried:
                     tried.add(content)
                     found.append(other)
-        values = [loss for some in torch.stack(found).split(TOGETHER) for loss in losses(some, TRIED)] if found else []
+        groups = torch.stack(found).chunk(-(-len(found) // together)) if found else ()
+        values = [loss for group in groups for loss in losses(group, TRIED)]
         if min(values, default=least) >= least:
             break
         least, made = min(values), made + 1

@@ -14,7 +14,7 @@ from attacks.labels import LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES, Distance
-from attacks.matching.exchanges import exchanged
+from attacks.matching.exchanges import TOGETHER, exchanged
 from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
@@ -28,6 +28,7 @@ EDGE = 1e-3  # nearest that a start comes to black or white where pixels are sig
 WANTED, WEIGHT = "wanted ", "weight"  # what is each victim's own is called so among variables of several
 NEAR = 0.5  # of the step's length in the second half, where there is one: the first has come near
 PILOT, PILOTS_FROM = 20, 100  # a pilot's share of the iterations is one in so many, and fewer than so many repay none
+SHARED = 3  # times what a cache holds, of batches of labels that are tried at once: past it a CPU waits for its memory
 
 
 @settings
@@ -188,14 +189,18 @@ class InvertingGradients(Attack):
         """The same with labels that match better: each tried by a short descent from the first start."""
         loss, variables = partial(sought.loss, sought.wanted, sought.weight), sought.variables
         large = _is_large(sought.victim, sought.observation)
+        entries = sum(tensor.numel() for tensor in sought.wanted.values()) + variables["images"][0].numel()
+        together = TOGETHER if variables["images"].is_cuda else min(TOGETHER, max(1, SHARED * CACHED // entries))
+        slopes: dict[tuple[int, int], Slope] = {}
 
         def losses(candidates: Tensor, iterations: int) -> list[float]:
             lanes = {name: torch.stack([tensor[0]] * len(candidates)) for name, tensor in variables.items()}
             lanes["labels"] = candidates.to(lanes["labels"])[:, order[0]]
-            slope = slope_of(loss, sought.victim, lanes, iterations, large)
-            return [run.mean for run in self._descend(slope, lanes, [True] * len(candidates), iterations)]
+            kind = len(candidates), iterations
+            slopes[kind] = slopes.get(kind) or slope_of(loss, sought.victim, lanes, iterations, large)
+            return [run.mean for run in self._descend(slopes[kind], lanes, [True] * len(candidates), iterations)]
 
-        better, made = exchanged(rows, doubtful, losses, self.exchanges)
+        better, made = exchanged(rows, doubtful, losses, self.exchanges, together)
         if not made:
             return sought
         labels = better.to(variables["labels"])[order].expand(self.restarts, -1, -1)

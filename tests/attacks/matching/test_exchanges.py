@@ -54,6 +54,21 @@ def test_no_more_are_exchanged_than_asked(most):
     assert Truth(0, 0, 3, 5, 5)(found[None], TRIED) == [3 - most]
 
 
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_so_many_are_tried_at_once_at_most(together):
+    truth, groups = Truth(0, 0, 3, 5, 5), []
+
+    def losses(candidates: Tensor, iterations: int) -> list[float]:
+        groups.append(len(candidates))
+        return truth(candidates, iterations)
+
+    found, made = exchanged(rows(0, 1, 3, 4, 2), ALL, losses, 9, together)
+    assert made == 3
+    assert sorted(found.argmax(1).tolist()) == [0, 0, 3, 5, 5]
+    assert max(groups[:-1]) <= together  # the last are two that are judged
+    assert len(groups) < 100 or together == 1
+
+
 def test_right_labels_stay_as_they_are_in_their_order():
     found, made = exchanged(rows(5, 0, 3), ALL[:3], Truth(0, 3, 5), most=3)
     assert made == 0
