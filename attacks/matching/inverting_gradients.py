@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attacks.attack import Attack, Observation, Reconstruction, rows_and_proven
-from attacks.labels import LabelRestoration
+from attacks.labels import GivenLabels, LabelRestoration
 from attacks.labels.ilrg import ILRG
 from attacks.matching.adam import Run, best_of, descend, falling, soft_sign
 from attacks.matching.distances import DISTANCES, Distance
@@ -150,10 +150,11 @@ class InvertingGradients(Attack):
 
     def _sought(self, observation: Observation, rng: torch.Generator) -> "_Sought":
         """What is sought of a victim, and where from."""
-        observation = assuming(replace(self, exchanges=0), observation, rng)
+        rows, proven = (None, None) if self.joint_labels else rows_and_proven(self.labels, observation, rng)
+        pilot = replace(self, exchanges=0) if rows is None else replace(self, exchanges=0, labels=_Restored(rows=rows))
+        observation = assuming(pilot, observation, rng)
         wanted = observation.gradient()
         reference = next(iter(wanted.values()))
-        rows, proven = (None, None) if self.joint_labels else rows_and_proven(self.labels, observation, rng)
         simulated = _simulated_steps(observation) > 1
         variables = {"images": starts(observation, self.spread, self.restarts, rng, self.uniform).to(reference)}
         if self.box == "sigmoid":
@@ -262,6 +263,17 @@ class InvertingGradients(Attack):
 
     def _pictures(self, one: Tensors) -> Tensor:
         return one["images"].sigmoid() if self.box == "sigmoid" else one["images"]
+
+
+@settings
+class _Restored(GivenLabels):
+    """Labels that are given to a pilot because they have been restored already."""
+
+    rows: Tensor
+    needs = ()
+
+    def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
+        return Reconstruction(labels=self.rows)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attacks import Granted, Observation
-from attacks.labels import GivenLabels
+from attacks.labels import ILRG, GivenLabels
 from attacks.matching import InvertingGradients
 from attacks.matching.distances import cosine_distance
 from attacks.matching.knowing import DRAWS, assuming, before_noise, insight, noise_share, slopes_without_noise
@@ -165,6 +165,15 @@ def test_draws_that_do_the_same_are_assumed_once_and_their_number_is_bounded():
     tried.clear()
     assuming(attack, observed((GaussianNoise(std=1.0),))[0], generator(0))
     assert tried == [], "nothing is drawn for the pictures"
+
+
+def test_labels_are_restored_once_for_all_assumed_draws(monkeypatch):
+    asked, ask = [], ILRG.reconstruct
+    monkeypatch.setattr(ILRG, "reconstruct", lambda *given: asked.append(given[1]) or ask(*given))
+    observation = observed((TransformedPictures(policy=("rotate", "shear-x")),))[0]
+    found = InvertingGradients(labels=ILRG(), iterations=5).reconstruct(observation, generator(0))
+    assert len(asked) == 1
+    assert torch.equal(found.labels, ask(ILRG(), observation, generator(0)).labels)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("std", [0.003, 0.01, 0.03])
