@@ -17,21 +17,34 @@ def unknown_counts(left: float) -> str:
     return "" if left < UNKNOWN else fault
 
 
-def whole_counts(estimate: Float[Tensor, " classes"], total: int) -> Int[Tensor, " classes"]:
+def whole_counts(
+    estimate: Float[Tensor, " classes"], total: int, doubt: Float[Tensor, " classes"] | None = None
+) -> Int[Tensor, " classes"]:
     """Whole numbers, none negative, that sum to `total`, near the estimate.
 
     The estimate is moved to the nearest point of the simplex of that total (so noise makes no count negative, and a wrong
-    sum is shared out evenly), then rounded by largest remainders. NaN counts as zero.
+    sum is shared out evenly), then to the nearest whole numbers of that sum (largest remainders). NaN counts as zero.
+    `doubt`: the deviations that the entries have, up to a factor; distances are in units of theirs. Left out: all the same.
     """
     values = np.nan_to_num(estimate.detach().cpu().double().numpy(), nan=0.0, posinf=1e12, neginf=-1e12)
-    falling = np.sort(values)[::-1]
-    excess = (np.cumsum(falling) - total) / np.arange(1, len(values) + 1)
-    shift = excess[np.flatnonzero(falling - excess > 0)[-1]] if total else falling[0]
-    shares = np.maximum(values - shift, 0.0)
-    counts = np.floor(shares + 1e-9).astype(int)
-    lacking = np.argsort(-(shares - counts), kind="stable")[: total - counts.sum()]
-    counts[lacking] += 1
-    return torch.from_numpy(counts)
+    variances = np.ones(len(values)) if doubt is None else _variances(doubt)
+    falling = np.argsort(-values / variances, kind="stable")
+    reached, excess = (values / variances)[falling], np.cumsum(values[falling]) - total
+    shift = excess / np.cumsum(variances[falling])
+    shares = np.maximum(values - variances * (shift[np.flatnonzero(reached > shift)[-1]] if total else reached[0]), 0.0)
+    counts = np.ceil(shares - 0.5 - 1e-9)
+    while (lacking := total - int(counts.sum())) > 0:
+        counts[np.argmin((2 * (counts - shares) + 1) / variances)] += 1
+    for _ in range(-lacking):
+        costs = np.where(counts > 0, (2 * (shares - counts) + 1) / variances, np.inf)
+        counts[len(costs) - 1 - np.argmin(costs[::-1])] -= 1
+    return torch.from_numpy(counts.astype(int))
+
+
+def _variances(doubt: Tensor) -> np.ndarray:
+    """Squares of the deviations, none so small beside the largest that it would be lost."""
+    deviations = np.nan_to_num(doubt.detach().cpu().double().numpy(), nan=0.0, posinf=1e12, neginf=0.0)
+    return np.maximum(deviations / max(deviations.max(initial=0.0), 1e-300), 1e-4) ** 2
 
 
 def rows_of(counts: Int[Tensor, " classes"]) -> Float[Tensor, "batch classes"]:

@@ -31,7 +31,8 @@ class RankOneLabels(Attack):
     refinements: Index = 2
 
     def reconstruct(self, observation: Observation, rng: torch.Generator) -> Reconstruction:
-        return Reconstruction(labels=rows_of(whole_counts(self.estimate(observation), observation.examples)))
+        estimate, gradient = self.estimate(observation), last_layer_with_bias(observation)[3].nan_to_num(0.0)
+        return Reconstruction(labels=rows_of(_whole(estimate, gradient, observation.examples)))
 
     def estimate(self, observation: Observation) -> Float[Tensor, " classes"]:
         """The counts before they are made whole."""
@@ -44,8 +45,14 @@ class RankOneLabels(Attack):
             embedding = common_input(weight_gradient, bias_gradient, direction)
             probabilities = torch.stack([torch.softmax(w @ embedding + b, 0) for w, b in layers]).mean(0)
             estimate = total * (probabilities - bias_gradient)
-            direction = _even_direction(probabilities, whole_counts(estimate, total).to(probabilities), bias_gradient)
+            counts = _whole(estimate, bias_gradient, total).to(probabilities)
+            direction = _even_direction(probabilities, counts, bias_gradient)
         return estimate
+
+
+def _whole(estimate: Tensor, bias_gradient: Tensor, total: int) -> Tensor:
+    """Whole counts: what p is off by, where the examples are not alike, is the more the larger it is."""
+    return whole_counts(estimate, total, (estimate / total + bias_gradient).clamp_min(0.0))
 
 
 def _reached(observation: Observation) -> list[tuple[Tensor, Tensor]]:
