@@ -51,7 +51,7 @@ def observed(asked: argparse.Namespace) -> Iterator[tuple[Observation, Batch, Te
         training = Training(shared="delta", batch_size=asked.of, steps=4, learning_rate=0.001)
     else:
         training = Training(shared="delta", batch_size=5, epochs=10, learning_rate=0.01)
-    for index in range(asked.batches):
+    for index in range(asked.first, asked.first + asked.batches):
         order = torch.randperm(len(pictures.test), generator=generator("matching federated", index))
         classes = torch.randperm(pictures.classes, generator=generator(index))
         first = [order[pictures.test.labels[order] == label][0] for label in classes]
@@ -70,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", choices=["few", "epochs"])
     parser.add_argument("--batches", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="batch: several processes can share the work")
     parser.add_argument("--data", choices=list(DATA), default="mnist", help="of the epochs")
     parser.add_argument("--model", choices=["convnet", "resnet18"], default="convnet", help="of the few steps")
     parser.add_argument("--width", type=int, default=8, help="of the ConvNet")
@@ -90,7 +91,7 @@ def main() -> None:
     }
     for name in asked.methods + ["breaching"] * bool(asked.breaching):
         means, shares, known = [], [], []
-        for index, (observation, batch, others) in enumerate(observed(asked)):
+        for index, (observation, batch, others) in enumerate(observed(asked), asked.first):
             begin = time.process_time()
             if name == "breaching":
                 images, seconds = breaching_on(observation, batch, asked.iterations, asked.breaching, index, NOTEBOOK)
