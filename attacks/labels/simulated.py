@@ -59,18 +59,18 @@ class SimulatedLabels(Attack):
         public, labels = observation.granted.labelled_pictures("this method learns from them")
         if observation.steps > 1:
             raise NotApplicable(f"{observation.steps} local steps: their update is no sum over the examples")
-        total = observation.examples
-        view = _View.of(observation, public, labels.cpu(), rng)
+        total, labels = observation.examples, labels.cpu()
+        view = _View.of(observation, public, labels, rng)
 
         def simulated(kept: Tensor, many: int) -> tuple[Tensor, Tensor]:
-            chosen, counts = _batches(labels.cpu()[kept], observation.classes, total, many, rng)
+            chosen, counts = _batches(labels[kept], observation.classes, total, many, rng)
             seen = chosen @ view.each[kept] / total
             return seen + view.noise * torch.randn(seen.shape, generator=rng, dtype=seen.dtype), counts
 
         seen, counts = simulated(torch.arange(len(labels)), self.batches)
         features = view.features if _odd(seen.norm(dim=1), view.wanted.norm()) else view.features_and_lengths
         expected = _learnt(features(seen), counts, self.steps, rng)(features(view.wanted[None]))[0]
-        learnt_from, others = _halves(labels.cpu())
+        learnt_from, others = _halves(labels)
         seen, counts = simulated(learnt_from, -(-self.batches // 2))
         answered = _learnt(features(seen), counts, -(-self.steps // 2), rng)
         seen, truth = simulated(others, -(-self.batches // HELD))

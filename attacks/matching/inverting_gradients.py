@@ -104,8 +104,7 @@ class InvertingGradients(Attack):
         shared = observation.update.parameters
         victim = victim_of(observation, next(iter(shared.values())).dtype)
         multiplications = work(victim, observation.image_shape) * observation.examples * _simulated_steps(observation)
-        entries = sum(tensor.numel() for tensor in shared.values()) + observation.examples * math.prod(observation.image_shape)
-        lanes = min(FILLED // multiplications, CACHED // entries)
+        lanes = min(FILLED // multiplications, CACHED // _entries(observation))
         return max(1, lanes // (2 if self.signed == "auto" and self.restarts == 1 else self.restarts))
 
     def _alone(self, observation: Observation) -> bool:
@@ -190,8 +189,8 @@ class InvertingGradients(Attack):
         """The same with labels that match better: each tried by a short descent from the first start."""
         loss, variables = partial(sought.loss, sought.wanted, sought.weight), sought.variables
         large = _is_large(sought.victim, sought.observation)
-        entries = sum(tensor.numel() for tensor in sought.wanted.values()) + variables["images"][0].numel()
-        together = TOGETHER if variables["images"].is_cuda else min(TOGETHER, max(1, SHARED * CACHED // entries))
+        cached = min(TOGETHER, max(1, SHARED * CACHED // _entries(sought.observation)))
+        together = TOGETHER if variables["images"].is_cuda else cached
         slopes: dict[tuple[int, int], Slope] = {}
 
         def losses(candidates: Tensor, iterations: int) -> list[float]:
@@ -263,6 +262,12 @@ class InvertingGradients(Attack):
 
     def _pictures(self, one: Tensors) -> Tensor:
         return one["images"].sigmoid() if self.box == "sigmoid" else one["images"]
+
+
+def _entries(observation: Observation) -> int:
+    """Entries of a victim's gradient and pictures."""
+    shared = observation.update.parameters.values()
+    return sum(tensor.numel() for tensor in shared) + observation.examples * math.prod(observation.image_shape)
 
 
 @settings

@@ -66,7 +66,7 @@ def test_so_many_are_tried_at_once_at_most(together):
     assert made == 3
     assert sorted(found.argmax(1).tolist()) == [0, 0, 3, 5, 5]
     assert max(groups[:-1]) <= together  # the last are two that are judged
-    assert len(groups) < 100 or together == 1
+    assert together == 1 or max(groups[:-1]) > 1, "and several at once where they may"
 
 
 def test_right_labels_stay_as_they_are_in_their_order():
