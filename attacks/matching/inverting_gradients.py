@@ -19,7 +19,7 @@ from attacks.matching.knowing import Insight, assuming, insight
 from attacks.matching.priors import colour_variation, crowding, label_entropy, starts, total_variation, variation_weight
 from attacks.matching.simulation import MOST_STEPS, orders, simulation
 from attacks.matching.slopes import CACHED, FILLED, LARGE, Loss, Slope, slope_of
-from attacks.matching.victim import Victim, victim_of, work
+from attacks.matching.victim import Victim, layers_of, victim_of, work
 from learning.catalogue import Count, Index, NotNegative, Positive, settings
 from learning.tensors import Tensors
 
@@ -47,11 +47,12 @@ class InvertingGradients(Attack):
     it rises first. `weight_decay`: AdamW's, towards mid-grey. `distance`: of the gradients; squares and absolute values are in
     units of the shared gradient's own. `total_variation`, `colour_variation` (of what the channels differ by), `label_entropy`
     (of labels that are sought): weights of the priors. Left out, that of total variation is a fifth of the distance at the
-    first start, and more where a batch of one step has many pixels for the entries of its gradient (`priors.crowding`). `box`:
-    pictures are put back into [0, 1] after every step, or are sigmoids of what is sought. `spread`: standard deviation of the
-    starting pictures around mid-grey, in units of the pixel range; their pixels are normal, or `uniform`. `restarts`:
-    independent starts, of which the one of least mean loss is kept; they are computed together. `continued`: the first start is
-    what the same attack finds in the round before, where rounds of the same examples are granted.
+    first start; for a batch of one step more where it has many pixels for the entries of its gradient, and a hundredth of it
+    where a linear layer sees the pictures (`priors.crowding`). `box`: pictures are put back into [0, 1] after every step, or
+    are sigmoids of what is sought. `spread`: standard deviation of the starting pictures around mid-grey, in units of the
+    pixel range; their pixels are normal, or `uniform`. `restarts`: independent starts, of which the one of least mean loss is
+    kept; they are computed together. `continued`: the first start is what the same attack finds in the round before, where
+    rounds of the same examples are granted.
 
     The paper's own preset is `decay="steps"`, `learning_rate=0.025` (its 0.1 is in units of a normalised picture, whose
     deviation is about a quarter of the range), `signed=True`, `total_variation=0.1`, `spread=0.25`, `iterations=4800`.
@@ -170,7 +171,7 @@ class InvertingGradients(Attack):
             observation, victim, found, DISTANCES[self.distance], self._pictures(variables), variables.get("labels"), rng
         )
         variables |= known.inside
-        weight = self._smoothness(known, wanted, variables, observation.steps)
+        weight = self._smoothness(known, wanted, variables, victim, observation)
         if self.continued and observation.earlier:  # only now: smoothness weighs what it does from a fresh start
             before = self._before(observation, rng).to(reference)
             variables["images"][0] = before.logit(EDGE) if self.box == "sigmoid" else before
@@ -214,9 +215,14 @@ class InvertingGradients(Attack):
         assert found is not None
         return found
 
-    def _smoothness(self, known: Insight, wanted: Tensors, variables: Tensors, steps: int) -> float:
+    def _smoothness(
+        self, known: Insight, wanted: Tensors, variables: Tensors, victim: Victim, observation: Observation
+    ) -> float:
         """The weight of total variation."""
-        crowd = crowding(variables["images"][0], wanted) if steps == 1 else 1.0
+        crowd = 1.0
+        if observation.steps == 1:
+            layers = [layer for layer, _ in layers_of(victim, observation.image_shape)]
+            crowd = crowding(variables["images"][0], wanted, layers)
         distance = partial(self._distance, known, known.distance, wanted)
         return variation_weight(self.total_variation, distance, variables, crowd)
 

@@ -112,16 +112,15 @@ def layer_inputs(victim: Victim, names: Iterable[str]) -> Callable[[Tensor], Ten
 
 
 @torch.no_grad()
-def work(victim: Victim, image_shape: tuple[int, int, int]) -> int:
-    """Multiplications of the convolutions and linear layers in one picture's forward pass."""
-    total = 0
+def layers_of(victim: Victim, image_shape: tuple[int, int, int]) -> list[tuple[nn.Module, int]]:
+    """The convolutions and linear layers in the order in which they run, each with the entries of its answer to one picture."""
+    ran: list[tuple[nn.Module, int]] = []
 
-    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        total += output.numel() * module.get_parameter("weight")[0].numel()
+    def remember(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        ran.append((module, output.numel() // 2))
 
     hooks = [
-        m.register_forward_hook(count)
+        m.register_forward_hook(remember)
         for m in victim.model.modules()
         if isinstance(m, nn.Conv2d | nn.Linear | Patches | Winograd)
     ]
@@ -129,4 +128,9 @@ def work(victim: Victim, image_shape: tuple[int, int, int]) -> int:
     victim.model(torch.zeros(2, *image_shape, dtype=probe.dtype, device=probe.device))  # BatchNorm wants two
     for hook in hooks:
         hook.remove()
-    return total // 2
+    return ran
+
+
+def work(victim: Victim, image_shape: tuple[int, int, int]) -> int:
+    """Multiplications of the convolutions and linear layers in one picture's forward pass."""
+    return sum(entries * module.get_parameter("weight")[0].numel() for module, entries in layers_of(victim, image_shape))

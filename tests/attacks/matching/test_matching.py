@@ -26,10 +26,10 @@ from attacks.matching.distances import (
     squared_distance,
 )
 from attacks.matching.dlg import hopeless
-from attacks.matching.priors import colour_variation, label_entropy, start, total_variation
-from attacks.matching.victim import gradient_of
+from attacks.matching.priors import colour_variation, crowding, label_entropy, start, total_variation
+from attacks.matching.victim import gradient_of, layers_of, victim_of
 from learning.data import CIFAR10, Digits, data_folder, pictures_of
-from learning.models import MLP, ConvNet, LeNet
+from learning.models import MLP, Architecture, ConvNet, LeNet
 from learning.tensors import Batch, Tensors, Update, generator
 from learning.training import Training, gradient
 from tests.attacks.test_labels import CLASSES, DELTA, SHAPE, observe, random_batch
@@ -150,6 +150,29 @@ def test_brightness_has_no_colour_variation():
 def test_label_entropy_is_zero_for_certainty_and_greatest_for_none():
     assert label_entropy(label_rows(torch.tensor([3, 1]), CLASSES)) == 0
     assert label_entropy(torch.full((2, CLASSES), 1 / CLASSES)).item() == pytest.approx(math.log(CLASSES))
+
+
+def crowd(architecture: Architecture, shape: tuple[int, int, int], classes: int, batch: int) -> float:
+    model = architecture.build(shape, classes, seed=0)
+    observation = observe(model, Batch(torch.zeros(2, *shape), torch.zeros(2, dtype=torch.long)))
+    layers = [layer for layer, _ in layers_of(victim_of(observation, torch.float32), shape)]
+    return crowding(torch.zeros(batch, *shape), observation.gradient(), layers)
+
+
+def test_smoothness_of_a_batch_weighs_more_the_less_its_gradient_says_of_each_pixel_and_classes_say_nothing_of_them():
+    narrow, wide = LeNet(), ConvNet(width=64)
+    for classes in (10, 100):
+        assert [crowd(narrow, (3, 32, 32), classes, batch) for batch in (1, 4, 8)] == [1, 4, 8]
+        assert crowd(wide, (3, 32, 32), classes, 8) == 1
+    model = ConvNet(width=16).build((3, 32, 32), 100, seed=0)
+    body = sum(p.numel() for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d) for p in m.parameters())
+    assert crowd(ConvNet(width=16), (3, 32, 32), 100, 40) == pytest.approx(10 * 40 * 3072 / body)
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_smoothness_weighs_a_hundredth_where_a_linear_layer_sees_the_pictures(batch):
+    assert crowd(MLP(width=32), SHAPE, CLASSES, batch) == 0.01
+    assert crowd(MLP(width=32, depth=3), (3, 32, 32), 100, batch) == 0.01
 
 
 def test_total_variation_of_a_constant_picture_is_zero():
