@@ -82,7 +82,8 @@ def serve(grid: Grid, ledger: Ledger, resources: Resources, address: str | None 
     """
     plan, training_is_over = ledger.plan, threading.Event()
     # Clients come before attacks: under `flwr run` Flower starts Ray for them in this process, and two starts at once hang.
-    clients = ask_clients(grid, max(cell.study.federation.clients for cell in plan.cells))
+    federations = [cell.study.federation for cell in plan.cells]
+    clients = ask_clients(grid, max(each.clients for each in federations), max(each.timeout for each in federations))
     with ThreadPoolExecutor(1) as executor:
         attacking = None
         if resources.when == "live":
@@ -116,8 +117,11 @@ def make_pool(resources: Resources, address: str | None = None) -> Pool:
     )
 
 
-def ask_clients(grid: Grid, expected: int, timeout: float = 300.0) -> dict[int, int]:
-    """Every node's id and the number of the client that it is. Raises `RuntimeError` if too few nodes come in time."""
+def ask_clients(grid: Grid, expected: int, timeout: float) -> dict[int, int]:
+    """Every node's id and the number of the client that it is.
+
+    Raises `RuntimeError` if too few nodes come within `timeout` seconds, or one does not answer in as many.
+    """
     deadline = time.monotonic() + timeout
     while len(nodes := list(grid.get_node_ids())) < expected:
         if time.monotonic() > deadline:
@@ -125,9 +129,15 @@ def ask_clients(grid: Grid, expected: int, timeout: float = 300.0) -> dict[int, 
         time.sleep(0.05)
     questions = [Message(RecordDict(), dst_node_id=node, message_type=MessageType.QUERY) for node in nodes]
     replies = list(grid.send_and_receive(questions, timeout=timeout))
-    faults = [reply.error.reason for reply in replies if reply.has_error()]
-    if faults or len(replies) < len(nodes):
-        raise RuntimeError(f"{len(nodes) - len(replies) + len(faults)} nodes did not say which client they are: {faults[:1]}")
+    if faults := [reply.error.reason for reply in replies if reply.has_error()]:
+        raise RuntimeError(f"{len(faults)} nodes could not say which client they are: {faults[0]}")
+    if silent := sorted(set(nodes) - {reply.metadata.src_node_id for reply in replies}):
+        # Flower 1.41: a SuperNode whose run is stopped between a message and its receipt is one reply behind from then on.
+        raise RuntimeError(
+            f"{len(silent)} nodes did not say within {timeout:g} seconds (federation.timeout) which client they are: "
+            f"{', '.join(map(str, silent))}; where a run was stopped before this one their SuperNodes may hold answers back: "
+            "start them anew"
+        )
     numbers = {r.metadata.src_node_id: r.content.config_records[CONFIG]["client"] for r in replies}
     return {node: number for node, number in numbers.items() if isinstance(number, int)}
 

@@ -65,7 +65,7 @@ class Federation(Table):
     `examples_per_round`: how many of its examples a client uses in a round; 0 is all (and the batch, where a gradient is
     shared). `same_examples`: a client uses the same ones in every round. `strategy`: the Flower strategy that aggregates.
     `test_examples`: how many examples of the test set measure the global accuracy after every `evaluate_every`-th round, the
-    last one, and the last before the first attack; 0 is all. `timeout`: seconds to wait for a round's replies.
+    last one, and the last before the first attack; 0 is all. `timeout`: seconds to wait for nodes, and for a round's replies.
     `secure_aggregation`: the server sees the mean of a round's updates by their examples and no single one, and nothing of a
     round in which a client fails.
     """
