@@ -55,7 +55,7 @@ def main() -> None:
     size = settings.examples
     torch.set_num_threads(1)
     cases = {
-        "MLP MNIST": (MLP(width=300, depth=2), MNIST(), 0.05, (0, 100, 400, 3000)),
+        "MLP MNIST": (MLP(width=300, depth=2), MNIST(), 0.05, (0, 100, 400, 3000, 9000)),
         "LeNet-5 MNIST": (LeNet5(), MNIST(), 0.05, (0, 100, 400)),
         "LeNet-5 CIFAR-10": (LeNet5(), CIFAR10(), 0.02, (0, 100, 500, 2000, 5000)),
     }
