@@ -81,7 +81,7 @@ def main() -> None:
     @server.main()
     def measure(grid: Grid, context: Context) -> None:
         with tempfile.TemporaryDirectory() as folder, Ledger.create(Path(folder), plan, "", {}) as ledger:
-            numbers = ask_clients(grid, 20)
+            numbers = ask_clients(grid, 20, timeout=300)
             cell = plan.cells[0]
             model = initial_model(cell)
 

@@ -78,7 +78,7 @@ def measured(side: str, clients: int, chosen: int, rounds: int, large: bool) -> 
     def main(grid: Grid, context: Context) -> None:
         with tempfile.TemporaryDirectory() as folder, Ledger.create(Path(folder), plan, "", {}) as ledger:
             begin = time.perf_counter()
-            numbers = ask_clients(grid, clients)
+            numbers = ask_clients(grid, clients, timeout=300)
             found["seconds of asking"] = time.perf_counter() - begin
             if side == "plain":
                 train(grid, FedAvg(fraction_train=chosen / clients, fraction_evaluate=0.0), None)
