@@ -38,20 +38,19 @@ def variation_weight(given: float | None, distance: Callable[[Tensors], Tensor],
 def crowding(images: Float[Tensor, "batch channels height width"], shared: Tensors, layers: Sequence[nn.Module]) -> float:
     """How much more the smoothness of a batch should weigh, by what one gradient says of each pixel.
 
-    `layers`: the victim's convolutions and linear layers, in the order in which they run. Where the first is linear, its
-    gradient holds the pictures themselves, each pixel once for every unit, and a hundredth is enough: four pictures of MNIST
-    come to 34 dB for 16, and behind noise of three times the gradient's size to 12 for 10. Elsewhere it is at least one:
-    pixels for each entry of the shared gradient, in tenths, up to the number of pictures. The last linear layer is not
-    counted, for it says what the network makes of the pictures: eight for eight of CIFAR behind LeNet, where 8,146 entries
-    are left for their 24,576 pixels, and one behind a ConvNet of 2.9 million.
+    `layers`: the victim's convolutions and linear layers, in the order in which they run. Where the first is linear and sees
+    whole pictures, its gradient holds the pictures themselves, each pixel once for every unit, and a hundredth is enough: four
+    pictures of MNIST come to 34 dB for 16, and behind noise of three times the gradient's size to 12 for 10. Elsewhere it is
+    at least one: pixels for each entry of the shared gradient, in tenths, up to the number of pictures. The last linear layer
+    is not counted, for it says what the network makes of the pictures: eight for eight of CIFAR behind LeNet, where 8,146
+    entries are left for their 24,576 pixels, and one behind a ConvNet of 2.9 million.
     """
-    first, last = layers[0], layers[-1]
-    if isinstance(first, nn.Linear):
+    if layers and isinstance(layers[0], nn.Linear) and layers[0].in_features == images[0].numel():
         return SEEN
     entries = sum(tensor.numel() for tensor in shared.values())
-    if isinstance(last, nn.Linear):
-        entries -= sum(parameter.numel() for parameter in last.parameters())
-    return min(float(len(images)), max(1.0, images.numel() / entries / CROWDED))
+    if layers and isinstance(layers[-1], nn.Linear):
+        entries -= sum(parameter.numel() for parameter in layers[-1].parameters())
+    return min(float(len(images)), max(1.0, images.numel() / max(entries, 1) / CROWDED))
 
 
 def colour_variation(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:

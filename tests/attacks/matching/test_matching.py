@@ -175,6 +175,14 @@ def test_smoothness_weighs_a_hundredth_where_a_linear_layer_sees_the_pictures(ba
     assert crowd(MLP(width=32, depth=3), (3, 32, 32), 100, batch) == 0.01
 
 
+def test_smoothness_weighs_no_less_where_a_linear_layer_sees_pieces_of_the_pictures_or_none():
+    pictures, pieces, rest = torch.zeros(2, *SHAPE), nn.Linear(16, 8), nn.Linear(8, CLASSES)
+    shared = {"pieces": torch.zeros(8, 17), "rest": torch.zeros(CLASSES, 9)}
+    assert crowding(pictures, shared, [pieces, rest]) == 2
+    assert crowding(pictures, {"rest": shared["rest"]}, [rest]) == 2
+    assert crowding(pictures, {"own": torch.zeros(10_000)}, []) == 1
+
+
 def test_total_variation_of_a_constant_picture_is_zero():
     assert total_variation(torch.full((2, 3, 4, 5), 0.3)) == 0
 
