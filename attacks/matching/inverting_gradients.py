@@ -104,7 +104,7 @@ class InvertingGradients(Attack):
             return 1
         shared = observation.update.parameters
         victim = victim_of(observation, next(iter(shared.values())).dtype)
-        multiplications = work(victim, observation.image_shape) * observation.examples * _simulated_steps(observation)
+        multiplications = max(1, work(victim, observation.image_shape)) * observation.examples * _simulated_steps(observation)
         lanes = min(FILLED // multiplications, CACHED // _entries(observation))
         return max(1, lanes // (2 if self.signed == "auto" and self.restarts == 1 else self.restarts))
 
@@ -220,7 +220,7 @@ class InvertingGradients(Attack):
     ) -> float:
         """The weight of total variation."""
         crowd = 1.0
-        if observation.steps == 1:
+        if self.total_variation is None and observation.steps == 1:
             layers = [layer for layer, _ in layers_of(victim, observation.image_shape)]
             crowd = crowding(variables["images"][0], wanted, layers)
         distance = partial(self._distance, known, known.distance, wanted)

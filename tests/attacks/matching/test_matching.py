@@ -183,6 +183,26 @@ def test_smoothness_weighs_no_less_where_a_linear_layer_sees_pieces_of_the_pictu
     assert crowding(pictures, {"own": torch.zeros(10_000)}, []) == 1
 
 
+class OfItsOwn(nn.Module):
+    """A model whose parameters are no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(CLASSES, 64, generator=generator("own")) / 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1) @ self.weight.T
+
+
+def test_a_model_without_layers_of_its_own_is_attacked_too():
+    batch = random_batch(2)
+    observation = replace(observe(OfItsOwn(), batch), granted=Granted(labels=batch.labels))
+    attack = InvertingGradients(labels=GivenLabels(), iterations=30)
+    assert attack.at_once(observation) >= 1
+    found = attack.reconstruct(observation, generator(0))
+    assert min(found.history) < 0.5 * found.history[0]
+
+
 def test_total_variation_of_a_constant_picture_is_zero():
     assert total_variation(torch.full((2, 3, 4, 5), 0.3)) == 0
 
