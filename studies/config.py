@@ -29,6 +29,7 @@ from learning.catalogue import (
     choices,
     chosen_from,
     describe,
+    name_of,
     placed,
     table_of,
 )
@@ -174,6 +175,11 @@ class NamedDefense:
 
     name: str
     chain: tuple[Defense, ...]
+
+    @property
+    def kind(self) -> str:
+        """The names of the chain's techniques, without their strengths; its own name where there are none."""
+        return " + ".join(name_of(DEFENSES, link) for link in self.chain) or self.name
 
 
 @dataclass(frozen=True)

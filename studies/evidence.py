@@ -84,6 +84,7 @@ class Evidence:
         self.cells: dict[tuple[str, str, int], Cell] = {(c.setting, c.defense.name, c.seed): c for c in self.plan.cells}
         self.settings = list(dict.fromkeys(cell.setting for cell in self.plan.cells))
         self.defenses = [defense.name for defense in self.plan.study.defenses]
+        self.kinds = {defense.name: defense.kind for defense in self.plan.study.defenses}
         self.bare = {defense.name for defense in self.plan.study.defenses if not defense.chain}
         self.rows = {(row.setting, row.defense, row.attack): row for row in rows(ledger)}
         self.curves = {(curve.setting, curve.defense): curve for curve in curves(ledger)}
@@ -247,7 +248,7 @@ class Point:
     """Everything about one point of the grid."""
 
     def __init__(self, evidence: Evidence, setting: str):
-        self.setting, self._evidence = setting, evidence
+        self.setting, self._evidence, self.kinds = setting, evidence, evidence.kinds
         self.findings = [self._finding(defense) for defense in evidence.defenses]
         self.tables = [(finding.defense, self._lines(finding.defense)) for finding in self.findings]
         self.curves = [evidence.curves[setting, defense] for defense in evidence.defenses]

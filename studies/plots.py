@@ -4,7 +4,8 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from studies.wording import at
 INK, FAINT = "#010203", "#010204"
 SERIES = tuple(f"#0102{number:02x}" for number in range(16, 24))
 MARKERS = "osD^vPX*"
+NAMED_ALONE = 12  # defenses with a name each; of more, the strengths of one technique share colour, sign and name
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 10.5,
@@ -51,14 +53,22 @@ class Plot:
 
 def plots_of(point: Point, place: int) -> list[Plot]:
     """Leakage against accuracy by pictures and by labels, and accuracy by round; none of those that have nothing to show."""
+    groups = _groups(point)
     kinds: list[tuple[str, str, Callable[[Axes], bool]]] = [
-        ("Pictures: PSNR of the best attack", "psnr", lambda axes: _leakage(axes, point, "psnr")),
-        ("Labels: right labels of the best attack", "labels", lambda axes: _leakage(axes, point, "label_accuracy")),
-        ("Accuracy by round", "rounds", lambda axes: _by_round(axes, point.curves)),
+        ("Pictures: PSNR of the best attack", "psnr", lambda axes: _leakage(axes, point, groups, "psnr")),
+        ("Labels: right labels of the best attack", "labels", lambda axes: _leakage(axes, point, groups, "label_accuracy")),
+        ("Accuracy by round", "rounds", lambda axes: _by_round(axes, point.curves, groups)),
     ]
-    names = len(point.findings) + len(next(iter(point.controls.values()), ()))
+    names = len(set(groups.values())) + len(next(iter(point.controls.values()), ()))
     drawn = (_plot(title, f"{title}{at(point.setting)}", f"p{place}{name}-", names, draw) for title, name, draw in kinds)
     return [plot for plot in drawn if plot is not None]
+
+
+def _groups(point: Point) -> dict[str, str]:
+    """Under which name each defense is drawn: its own, or, of many, its technique's where that has several strengths."""
+    together = Counter(point.kinds.values())
+    many = len(point.kinds) > NAMED_ALONE
+    return {defense: kind if many and together[kind] > 1 else defense for defense, kind in point.kinds.items()}
 
 
 def restorations_by_state(lines: Sequence[RestorationLine], place: int) -> Plot | None:
@@ -94,11 +104,11 @@ def _by_state(axes: Axes, lines: Sequence[RestorationLine]) -> bool:
         values = [(place, right) for place, right in found if right is not None]
         if not values:
             continue
-        colour = SERIES[number % len(SERIES)]
+        shade = colour(number)
         x, y = [place for place, _ in values], [right.mean * 100 for _, right in values]
         for place, right in values:
-            axes.errorbar([place], [right.mean * 100], yerr=whiskers(right, 100), color=colour, linewidth=1)
-        axes.plot(x, y, color=colour, marker=marker(number), markersize=5, linewidth=1.6)
+            axes.errorbar([place], [right.mean * 100], yerr=whiskers(right, 100), color=shade, linewidth=1)
+        axes.plot(x, y, color=shade, marker=marker(number), markersize=5, linewidth=1.6)
         labels.append((x[-1], y[-1], name, number))
     for name in lines[0].drawn:
         values = [(place, line.drawn[name] * 100) for place, line in zip(places, lines, strict=True) if name in line.drawn]
@@ -115,27 +125,32 @@ def _by_state(axes: Axes, lines: Sequence[RestorationLine]) -> bool:
     return True
 
 
-def _leakage(axes: Axes, point: Point, metric: str) -> bool:
+def _leakage(axes: Axes, point: Point, groups: Mapping[str, str], metric: str) -> bool:
     scale = 100 if metric == "label_accuracy" else 1
-    labels = []
-    for number, finding in enumerate(point.findings):
+    numbers, places = _numbers(groups), defaultdict[str, list[tuple[float, float]]](list)
+    for finding in point.findings:
         leak = finding.labels if metric == "label_accuracy" else finding.pictures
         if leak is None or finding.accuracy is None:
             continue
         x, y = finding.accuracy, _drawn(leak.value, math.inf if metric == "label_accuracy" else DRAWN_TO)
+        group = groups[finding.defense]
         axes.errorbar(
             [x.mean * 100],
             [y.mean * scale],
             xerr=whiskers(x, 100),
             yerr=whiskers(y, scale),
-            color=SERIES[number % len(SERIES)],
-            marker=marker(number),
+            color=colour(numbers[group]),
+            marker=marker(numbers[group]),
             markersize=8,
             linewidth=1.2,
         )
-        labels.append((x.mean * 100, y.mean * scale, finding.defense, number))
-    if not labels:
+        places[group].append((x.mean * 100, y.mean * scale))
+    if not places:
         return False
+    labels: list[tuple[float, float, str, int | None]] = []
+    for group, strengths in places.items():
+        axes.plot(*zip(*strengths, strict=True), color=colour(numbers[group]), linewidth=1, alpha=0.6)
+        labels.append((*strengths[-1], group, numbers[group]))
     controls = point.controls[metric]
     axes.margins(0.18)
     left, right = axes.get_xlim()
@@ -168,20 +183,23 @@ def _drawn(value: Estimate, top: float) -> Estimate:
     return replace(value, mean=min(value.mean, top), low=low, high=high)
 
 
-def _by_round(axes: Axes, found: Sequence[Curve]) -> bool:
-    labels = []
-    for number, curve in enumerate(found):
+def _by_round(axes: Axes, found: Sequence[Curve], groups: Mapping[str, str]) -> bool:
+    numbers, ends = _numbers(groups), dict[str, tuple[float, float]]()
+    for curve in found:
         if not curve.accuracy:
             continue
+        group = groups[curve.defense]
         rounds = list(curve.accuracy)
         means = [statistics.fmean(values) * 100 for values in curve.accuracy.values()]
-        colour = SERIES[number % len(SERIES)]
+        shade = colour(numbers[group])
         if any(len(values) > 1 for values in curve.accuracy.values()):
             lows, highs = ([bound(v) * 100 for v in curve.accuracy.values()] for bound in (min, max))
-            axes.fill_between(rounds, lows, highs, color=colour, alpha=0.12, linewidth=0)
-        style = {"marker": marker(number), "markersize": 5} if len(rounds) <= 25 else {}
-        axes.plot(rounds, means, color=colour, linewidth=1.8, **style)
-        labels.append((rounds[-1], means[-1], curve.defense, number))
+            axes.fill_between(rounds, lows, highs, color=shade, alpha=0.12, linewidth=0)
+        style = {"marker": marker(numbers[group]), "markersize": 5} if len(rounds) <= 25 else {}
+        axes.plot(rounds, means, color=shade, linewidth=1.8, **style)
+        if group not in ends or means[-1] < ends[group][1]:
+            ends[group] = rounds[-1], means[-1]
+    labels = [(*end, group, numbers[group]) for group, end in ends.items()]
     if not labels:
         return False
     axes.set_xlabel("round")
@@ -191,6 +209,15 @@ def _by_round(axes: Axes, found: Sequence[Curve]) -> bool:
     axes.grid(visible=True)
     name_lines(axes, labels)
     return True
+
+
+def _numbers(groups: Mapping[str, str]) -> dict[str, int]:
+    """Of each group the place of its colour and its sign."""
+    return {group: number for number, group in enumerate(dict.fromkeys(groups.values()))}
+
+
+def colour(number: int) -> str:
+    return SERIES[number % len(SERIES)]
 
 
 def marker(number: int) -> str:
@@ -218,16 +245,16 @@ def name_lines(axes: Axes, labels: Sequence[tuple[float, float, str, int | None]
         roof = 1.0 if place == len(heights) - 1 else heights[place + 1] - gap
         heights[place] = min(heights[place], roof)
     for (y, x, text, number), height in zip(wanted, heights, strict=True):
-        colour = INK if number is None else SERIES[number % len(SERIES)]
+        shade = INK if number is None else colour(number)
         axes.annotate(
             text if len(text) <= 18 else f"{text[:8]}…{text[-9:]}",
             xy=(x, y),
             xytext=(1.06, height),
             xycoords="axes fraction",
             textcoords="axes fraction",
-            color=colour,
+            color=shade,
             va="center",
-            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": colour, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": shade, "linewidth": 0.7, "alpha": 0.6, "shrinkB": 3},
             annotation_clip=False,
         )
 

@@ -27,9 +27,10 @@ from studies.attacking import truth
 from studies.config import Cell, Grants, Plan, Start
 from studies.evidence import Evidence, Picked, Point
 from studies.exactness import exact_tables
+from studies.knowing import GAINED, knowledge
 from studies.ledger import Ledger, Result, Victim
 from studies.pictures import data_uri
-from studies.plots import Plot, plots_of, restorations_by_state
+from studies.plots import NAMED_ALONE, Plot, plots_of, restorations_by_state
 from studies.prices import PRICED, prices
 from studies.restorations import RestorationLine, lines
 from studies.scores import DRAWN_TO
@@ -85,6 +86,9 @@ def page(ledger: Ledger) -> str:
         plots={point.setting: plots_of(point, place) for place, point in enumerate(points[:SHOWN_SETTINGS])},
         tradeoffs={setting: found for setting in evidence.settings if (found := tradeoffs(evidence, setting))},
         losses=LOSSES,
+        named_alone=NAMED_ALONE,
+        knowledge=knowledge(evidence),
+        gained=GAINED,
         prices=prices(evidence),
         priced=PRICED,
         drawn_to=DRAWN_TO,

@@ -79,6 +79,13 @@ The difference from {{ leak.control }} is {{ (leak.gain.mean * scale)|signed(1) 
 <td class="dash">–</td>
 {% endif %}
 {% endmacro %}
+{% macro share_of(share) %}
+{% if share.exact %}
+<td><span class="value">{{ (share.exact.mean * 100)|number(1) }}</span>{% if share.exact.low is not none %} <small class="interval">{{ interval(share.exact.low, share.exact.high, 100) }}</small>{% endif %}{% if share.certified is not none %} <small>certified {{ share.certified|percent }}, falsely {{ share.false|percent }}</small>{% endif %} <small>whole {{ share.whole|percent }}{% if share.forecast is not none %}, forecast {{ share.forecast|percent }}{% endif %}</small></td>
+{% else %}
+<td class="dash">–{% if share.forecast is not none %} <small>forecast {{ share.forecast|percent }}</small>{% endif %}</td>
+{% endif %}
+{% endmacro %}
 {% macro result(line) %}
 <tr{{ ' class="control"'|safe if line.info.control }}><th scope="row">{{ line.info.name }}{% if line.info.control %} <span class="tag">control</span>{% endif %}{% if line.info.told %} <span class="tag">told the labels</span>{% endif %}</th><td><span class="value">{{ line.victims }}</span> <small>{{ line.row.statuses.get('ok', 0) }} ok</small>
 {%- for status, word in (('not applicable', 'n. a.'), ('failed', 'failed')) if line.row.statuses.get(status) %} <small>{{ line.row.statuses[status] }} {{ word }}</small>{% endfor %}</td>
@@ -243,7 +250,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <p class="warn" role="status"><strong>This run is not finished.</strong> {{ progress['rounds'] }} of {{ progress['rounds in all']|plural('round') }} are over, {{ progress['observations'] }} of {{ progress['updates in all']|plural('update') }} recorded, {{ progress['results'] }} of {{ progress['results in all']|plural('attack') }} on those done. What follows is of what is there, and will change.</p>
 {% endif %}
 <nav aria-label="Contents"><ol>
-<li><a href="#finding">Finding</a></li><li><a href="#results">Results</a></li>{% if prices %}<li><a href="#prices">What assumptions are worth</a></li>{% endif %}<li><a href="#labels">Labels</a></li>{% if exact %}<li><a href="#exact">Exact pictures</a></li>{% endif %}<li><a href="#pictures">Pictures</a></li><li><a href="#accuracy">Accuracy and leakage</a></li><li><a href="#failures">Failures</a></li><li><a href="#threat">Threat model and limits</a></li><li><a href="#repeat">How to repeat it</a></li>
+<li><a href="#finding">Finding</a></li><li><a href="#results">Results</a></li>{% if knowledge %}<li><a href="#knowing">What knowing is worth</a></li>{% endif %}{% if prices %}<li><a href="#prices">What assumptions are worth</a></li>{% endif %}<li><a href="#labels">Labels</a></li>{% if exact %}<li><a href="#exact">Exact pictures</a></li>{% endif %}<li><a href="#pictures">Pictures</a></li><li><a href="#accuracy">Accuracy and leakage</a></li><li><a href="#failures">Failures</a></li><li><a href="#threat">Threat model and limits</a></li><li><a href="#repeat">How to repeat it</a></li>
 </ol></nav>
 </header>
 <main>
@@ -310,6 +317,25 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% endfor %}
 </section>
 
+{% if knowledge %}
+<section id="knowing" aria-labelledby="knowing-title">
+<h2 id="knowing-title">What knowing the defense is worth</h2>
+<p class="note">The same attack on the same updates, told which defense the clients use and how strong it is (not what it drew), and not told. Of each score: the mean of the attack that is not told, that of the one that is, and the difference, update by update, with its 95 % interval; ▲ where the interval is above zero.</p>
+<div class="scroll wide-table" role="region" aria-label="Table of what knowing the defense is worth" tabindex="0"><table class="results">
+<caption>Not told, told, and the difference</caption>
+<thead><tr>{% if knowledge|map(attribute='setting')|select|list %}<th scope="col">Setting</th>{% endif %}<th scope="col" class="left">Defense</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Labels right, %</th></tr></thead>
+<tbody>
+{% for pair in knowledge %}
+<tr>{% if knowledge|map(attribute='setting')|select|list %}<td class="left">{{ pair.setting }}</td>{% endif %}<th scope="row">{{ pair.defense }}</th><td class="left">{{ pair.knowing }}</td>
+{% for metric in gained %}
+{% set scale = 1 if metric == 'psnr' else 100 %}
+{% if metric in pair.worth %}{% set before, after, gain = pair.worth[metric] %}<td><span class="value">{{ (before.mean * scale)|number(1) }} → {{ (after.mean * scale)|number(1) }}</span> <small>{{ (gain.mean * scale)|signed(1) }}{{ ' ▲' if pair.better(metric) }}</small>{% if gain.low is not none %} <small class="interval">{{ interval(gain.low, gain.high, scale) }}</small>{% endif %}</td>{% else %}<td class="dash">–</td>{% endif %}
+{% endfor %}</tr>
+{% endfor %}
+</tbody></table></div>
+</section>
+
+{% endif %}
 {% if prices %}
 <section id="prices" aria-labelledby="prices-title">
 <h2 id="prices-title">What assumptions are worth</h2>
@@ -371,18 +397,21 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 {% for attack, lines in exact.items() %}
 <div class="scroll wide-table" role="region" aria-label="Exact pictures of {{ attack }}" tabindex="0"><table class="results">
 <caption>{{ attack }}: exact pictures, %</caption>
+{% if lines[0].shares|length > lines|length %}
+<thead><tr><th scope="col">Defense</th>{% for line in lines %}<th scope="col">{{ line.state }}{% if line.setting %} <small>{{ line.setting }}</small>{% endif %}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for name in lines[0].shares %}
+<tr><th scope="row">{{ name }}</th>
+{% for line in lines %}{{ share_of(line.shares[name]) }}{% endfor %}</tr>
+{% endfor %}
+{% else %}
 <thead><tr><th scope="col">State</th>{% for name in lines[0].shares %}<th scope="col">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
 {% for line in lines %}
 <tr><th scope="row">{{ line.state }}{% if line.setting %} <small>{{ line.setting }}</small>{% endif %}</th>
-{% for share in line.shares.values() %}
-{% if share.exact %}
-<td><span class="value">{{ (share.exact.mean * 100)|number(1) }}</span>{% if share.exact.low is not none %} <small class="interval">{{ interval(share.exact.low, share.exact.high, 100) }}</small>{% endif %}{% if share.certified is not none %} <small>certified {{ share.certified|percent }}, falsely {{ share.false|percent }}</small>{% endif %} <small>whole {{ share.whole|percent }}{% if share.forecast is not none %}, forecast {{ share.forecast|percent }}{% endif %}</small></td>
-{% else %}
-<td class="dash">–{% if share.forecast is not none %} <small>forecast {{ share.forecast|percent }}</small>{% endif %}</td>
-{% endif %}
-{% endfor %}</tr>
+{% for share in line.shares.values() %}{{ share_of(share) }}{% endfor %}</tr>
 {% endfor %}
+{% endif %}
 </tbody></table></div>
 {% endfor %}
 </section>
@@ -418,7 +447,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 
 <section id="accuracy" aria-labelledby="accuracy-title">
 <h2 id="accuracy-title">Accuracy beside leakage</h2>
-<p class="note">What a defense costs and what it hides: the global model's accuracy on test examples against the score of the best attack, one point a defense. Bars are 95 % intervals (of accuracy over seeds, where there are several; of leakage over updates), dashed lines are the controls; in the plot by round the line is the mean of the seeds and the band goes from the least to the greatest.</p>
+<p class="note">What a defense costs and what it hides: the global model's accuracy on test examples against the score of the best attack, one point a defense. Bars are 95 % intervals (of accuracy over seeds, where there are several; of leakage over updates), dashed lines are the controls; in the plot by round the line is the mean of the seeds and the band goes from the least to the greatest.{% if study.defenses|length > named_alone %} Strengths of one technique have one colour and one sign, and are joined in the study’s order; the technique’s name stands at the last of them, in the plot by round at the one that costs most. A single strength has its own name.{% endif %}</p>
 {% for point in points %}
 {% if plots[point.setting] is defined and plots[point.setting] %}
 {% if point.setting %}<h3>{{ point.setting }}</h3>{% endif %}

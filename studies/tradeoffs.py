@@ -8,9 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from defenses import DEFENSES
-from learning.catalogue import name_of
-from studies.config import NamedDefense
 from studies.evidence import Evidence, estimated
 from studies.scores import Estimate
 
@@ -65,7 +62,7 @@ def tradeoffs(evidence: Evidence, setting: str) -> list[Tradeoff]:
     for named in evidence.plan.study.defenses:
         if named.name in found and named.chain:
             accuracy, attack, leak = found[named.name]
-            kinds[kind_of(named)].append(Strength(named.name, accuracy, attack, leak, points[named.name] in best))
+            kinds[named.kind].append(Strength(named.name, accuracy, attack, leak, points[named.name] in best))
     told = []
     for kind, strengths in kinds.items():
         least = []
@@ -76,11 +73,6 @@ def tradeoffs(evidence: Evidence, setting: str) -> list[Tradeoff]:
             Tradeoff(kind, strengths, least, hypervolume([points[bare], *(points[strength.defense] for strength in strengths)]))
         )
     return sorted(told, key=lambda tradeoff: -tradeoff.hypervolume)
-
-
-def kind_of(named: NamedDefense) -> str:
-    """The names of a chain's techniques, without their strengths."""
-    return " + ".join(name_of(DEFENSES, link) for link in named.chain)
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

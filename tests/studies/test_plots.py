@@ -1,6 +1,7 @@
 """Names beside a drawing: however many there are, each can be read."""
 
 import itertools
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ from matplotlib.text import Text
 
 from studies.plots import MARKERS, SERIES, axes_for, marker, name_lines, plots_of
 from studies.scores import Estimate
+from studies.summary import Curve
 from studies.wording import along
 
 
@@ -42,17 +44,36 @@ def leaking(decibels: dict[str, float]) -> Any:
         )
         for defense, psnr in decibels.items()
     ]
-    return SimpleNamespace(setting="", findings=findings, controls={"psnr": {}, "label_accuracy": {}}, curves=[])
+    curves = [Curve("", defense, {0: [0.1], 5: [psnr / 100]}) for defense, psnr in decibels.items()]
+    kinds = {defense: defense.rstrip(" 0123456789") for defense in decibels}
+    return SimpleNamespace(
+        setting="", findings=findings, controls={"psnr": {}, "label_accuracy": {}}, curves=curves, kinds=kinds
+    )
 
 
 def test_exact_pictures_leave_the_others_their_room():
     """300 dB are drawn at 60, and the scale says that more is meant; where nothing is so good it does not."""
-    (exact,) = plots_of(leaking({"none": 300.0, "noise": 20.0, "pruning": 15.0}), 0)
+    exact, _ = plots_of(leaking({"none": 300.0, "noise": 20.0, "pruning": 15.0}), 0)
     assert ">\u2265 60<" in exact.drawing
     assert ">20<" in exact.drawing
     assert ">300<" not in exact.drawing
-    (good,) = plots_of(leaking({"noise": 20.0, "pruning": 15.0}), 0)
+    good, _ = plots_of(leaking({"noise": 20.0, "pruning": 15.0}), 0)
     assert "\u2265" not in good.drawing
+
+
+def test_of_many_defenses_the_strengths_of_one_technique_share_a_name():
+    """Each technique once, a single strength by its own name."""
+    strengths = {f"noise {number}": 10.0 + number for number in range(8)} | {
+        f"pruning {number}": 30.0 - number for number in range(8)
+    }
+    for plot in plots_of(leaking({"none": 40.0, "sign 1": 5.0} | strengths), 0):
+        names = [
+            name for name in re.findall(r"<text[^>]*>([^<]+)</text>", plot.drawing) if re.match("none|sign|noise|pruning", name)
+        ]
+        assert sorted(names) == ["noise", "none", "pruning", "sign 1"]
+    few = dict(itertools.islice(strengths.items(), 4))
+    for plot in plots_of(leaking(few), 0):
+        assert all(f">{name}<" in plot.drawing for name in few)
 
 
 def test_what_is_beyond_a_line_stands_at_its_end():

@@ -17,6 +17,7 @@ from learning.tensors import Batch, Update
 from studies.attacking import gallery, truth
 from studies.config import Grants, make_plan, read_plan
 from studies.evidence import Evidence, Point
+from studies.knowing import knowledge
 from studies.ledger import Failure, Ledger, Result, Round, Victim
 from studies.report import write_report
 from studies.scores import score
@@ -117,7 +118,7 @@ def checked(page: str) -> lxml.html.HtmlElement:
         )
         assert all(heading.get("scope") in ("col", "row") for heading in table.xpath(".//th"))
     assert all(len(tree.xpath(f"//{landmark}")) == 1 for landmark in ("header", "nav", "main", "footer"))
-    optional = ("What assumptions are worth", "Exact pictures by setting and state")
+    optional = ("What knowing the defense is worth", "What assumptions are worth", "Exact pictures by setting and state")
     assert [heading for h2 in tree.xpath("//h2") if (heading := h2.text_content()) not in optional] == [
         "The finding",
         "Results",
@@ -552,6 +553,63 @@ def test_exact_pictures_are_told_by_state_and_defense_beside_their_forecast(tmp_
     assert [[cell.split()[0] for cell in row[1:]] for row in rows] == [["0.0", "100.0"], ["0.0", "0.0"]]
     assert "whole 100, forecast 97" in rows[0][2]
     assert "forecast" not in rows[1][2]
+
+
+def test_more_defenses_than_states_stand_below_each_other(tmp_path):
+    defenses = [*RAW["defenses"], "sign", "ternary"]
+    with filled(tmp_path / "run", RAW | {"attacks": ["spear-plus", *RAW["attacks"]], "defenses": defenses}) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                strength = 1.0 if round == 2 and cell.defense.name == "sign" else 0.5
+                attack(ledger, Victim(cell.index, round, client), "spear-plus", strength)
+        (table,) = checked(page_of(ledger)).xpath("//section[@id='exact']//table")
+    heads = [text_of(cell).split(",")[0] for cell in table.xpath("./thead/tr/th")]
+    assert heads == ["Defense", "round 1", "round 2"]
+    rows = [[text_of(cell) for cell in row.xpath("./th | ./td")] for row in table.xpath("./tbody/tr")]
+    assert [row[0] for row in rows] == ["clip, then noise", "none", "sign", "ternary"]
+    assert [[cell.split()[0] for cell in row[1:]] for row in rows] == [["0.0"] * 2, ["0.0"] * 2, ["0.0", "100.0"], ["0.0"] * 2]
+
+
+def test_what_knowing_the_defense_is_worth_is_told_of_attacks_that_differ_in_nothing_else(tmp_path):
+    plain = {"name": "inverting-gradients", "iterations": 2}
+    told = plain | {"knows_defense": True}
+    attacks = [
+        plain | {"as": "plain"},
+        told | {"as": "told it"},
+        told | {"as": "told it, other steps", "iterations": 3},
+        "mean",
+        "null",
+    ]
+    with created(tmp_path / "run", RAW | {"attacks": attacks}) as ledger:
+        for cell in ledger.plan.cells:
+            for round, client in cell.recorded():
+                victim = Victim(cell.index, round, client)
+                ledger.record_update(victim, Update({"w": torch.zeros(2)}), 3)
+                for name, strength in (
+                    ("plain", 0.6),
+                    ("told it", 0.9),
+                    ("told it, other steps", 0.2),
+                    ("mean", 0.4),
+                    ("null", 0.0),
+                ):
+                    attack(ledger, victim, name, strength)
+        found = knowledge(Evidence(ledger))
+        tree = checked(page_of(ledger))
+    (pair,) = found  # nothing of the bare federation, and nothing of the attack with other settings
+    assert (pair.defense, pair.plain, pair.knowing) == ("clip, then noise", "plain", "told it")
+    before, after, gain = pair.worth["psnr"]
+    assert after.mean - before.mean == pytest.approx(gain.mean)
+    assert pair.better("psnr")
+    assert not pair.better("label_accuracy")  # all right, told or not
+    (row,) = tree.xpath("//section[@id='knowing']//tbody/tr")
+    words = [text_of(cell) for cell in row.xpath("./th | ./td")]
+    assert words[:2] == ["clip, then noise", "told it"]
+    assert words[2].startswith(f"{before.mean:.1f} → {after.mean:.1f} +{gain.mean:.1f} ▲")
+    assert words[4].startswith("100.0 → 100.0 +0.0 0.0 to 0.0")
+
+
+def test_without_such_a_pair_nothing_is_said_of_knowing(whole):
+    assert not checked(whole[1]).xpath("//section[@id='knowing']")
 
 
 def test_without_an_exact_attack_there_is_no_table_of_exact_pictures(whole):
