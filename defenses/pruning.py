@@ -77,7 +77,7 @@ def _kept(entries: int, keep: float) -> int:
 
 def _largest(entries: Tensor, count: int) -> Tensor:
     """True at the largest entries, false elsewhere; exactly that many, also among equals."""
-    return _true_at(entries.abs().topk(count).indices, entries)
+    return _true_at(entries.abs().topk(count, sorted=False).indices, entries)
 
 
 def _drawn(entries: Tensor, count: int, rng: torch.Generator) -> Tensor:
