@@ -41,7 +41,7 @@ def main() -> None:
         if settings.only not in architecture.__class__.__name__:
             continue
         pictures = pictures_of(data)
-        for iteration, known, held, model in trained_states(architecture, pictures, settings.iterations, 0, rate):
+        for iteration, known, held, model in trained_states(architecture, pictures, tuple(settings.iterations), 0, rate):
             for size in settings.sizes:
                 inside, recall, width, warned, single = 0, 0.0, 0.0, 0, 0.0
                 for index in range(settings.updates):

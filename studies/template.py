@@ -323,10 +323,11 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <p class="note">The same attack on the same updates, told which defense the clients use and how strong it is (not what it drew), and not told. Of each score: the mean of the attack that is not told, that of the one that is, and the difference, update by update, with its 95 % interval; ▲ where the interval is above zero.</p>
 <div class="scroll wide-table" role="region" aria-label="Table of what knowing the defense is worth" tabindex="0"><table class="results">
 <caption>Not told, told, and the difference</caption>
-<thead><tr>{% if knowledge|map(attribute='setting')|select|list %}<th scope="col">Setting</th>{% endif %}<th scope="col" class="left">Defense</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Labels right, %</th></tr></thead>
+{% set several = knowledge|map(attribute='setting')|select|list %}
+<thead><tr>{% if several %}<th scope="col">Setting</th>{% endif %}<th scope="col" class="left">Defense</th><th scope="col" class="left">Attack</th><th scope="col">PSNR, dB</th><th scope="col">Identified, %</th><th scope="col">Labels right, %</th></tr></thead>
 <tbody>
 {% for pair in knowledge %}
-<tr>{% if knowledge|map(attribute='setting')|select|list %}<td class="left">{{ pair.setting }}</td>{% endif %}<th scope="row">{{ pair.defense }}</th><td class="left">{{ pair.knowing }}</td>
+<tr>{% if several %}<td class="left">{{ pair.setting }}</td>{% endif %}<th scope="row">{{ pair.defense }}</th><td class="left">{{ pair.knowing }}</td>
 {% for metric in gained %}
 {% set scale = 1 if metric == 'psnr' else 100 %}
 {% if metric in pair.worth %}{% set before, after, gain = pair.worth[metric] %}<td><span class="value">{{ (before.mean * scale)|number(1) }} → {{ (after.mean * scale)|number(1) }}</span> <small>{{ (gain.mean * scale)|signed(1) }}{{ ' ▲' if pair.better(metric) }}</small>{% if gain.low is not none %} <small class="interval">{{ interval(gain.low, gain.high, scale) }}</small>{% endif %}</td>{% else %}<td class="dash">–</td>{% endif %}
