@@ -22,22 +22,27 @@ DELTAS = np.logspace(-7, -0.5, 14)  # at which the composition of sampled rounds
 BLOCK = 2**22  # numbers that are drawn at once
 
 
-def identification_ceiling(candidates: int, ratio: float, rounds: int = 1, sampling_rate: float = 1.0) -> float:
+def identification_ceiling(
+    candidates: int, ratio: float, rounds: int = 1, sampling_rate: float = 1.0, guesses: int = 1
+) -> float:
     """The probability with which an attack can at most tell the true picture among equally likely candidates.
 
     `ratio`: how far the picture moves what is shared, at most, in standard deviations of the noise on it. `rounds`: shared
     updates in which the picture may be. `sampling_rate`: the probability with which it is in each, drawn anew each round.
+    `guesses`: how many pictures the attack restores, where it counts as right if any of them tells the true one: those of a
+    batch, which the truth puts in order. Each is right by chance with probability 1 / n, and so one of m at most with m / n.
 
-    With the rate 1 the bound is Phi(Phi^-1(1 / n) + ratio * sqrt(rounds)). Below, it is the least of exp(epsilon) / n + delta
+    With the rate 1 the bound is Phi(Phi^-1(m / n) + ratio * sqrt(rounds)). Below, it is the least of exp(epsilon) m / n + delta
     over pairs of Opacus's numerical composition, an upper bound too; that takes some seconds.
-    Raises `ValueError` for fewer than one candidate or round, a negative ratio, or a rate that is none.
+    Raises `ValueError` for fewer than one candidate, round or guess, a negative ratio, or a rate that is none.
     """
-    if candidates < 1 or rounds < 1 or ratio < 0 or not 0 < sampling_rate <= 1:
+    if min(candidates, rounds, guesses) < 1 or ratio < 0 or not 0 < sampling_rate <= 1:
         raise ValueError(
-            f"candidates = {candidates}, rounds = {rounds}, ratio = {ratio}, sampling_rate = {sampling_rate}: candidates and "
-            f"rounds should be 1 or more, ratio 0 or more, and sampling_rate above 0 and at most 1"
+            f"candidates = {candidates}, rounds = {rounds}, guesses = {guesses}, ratio = {ratio}, sampling_rate = "
+            f"{sampling_rate}: candidates, rounds and guesses should be 1 or more, ratio 0 or more, and sampling_rate above 0 "
+            f"and at most 1"
         )
-    chance = 1 / candidates
+    chance = min(1.0, guesses / candidates)
     always = float(special.ndtr(special.ndtri(chance) + ratio * math.sqrt(rounds)))
     if sampling_rate == 1 or ratio == 0:
         return always

@@ -126,12 +126,15 @@ class Evidence:
         bounds = []
         for picked, (victim, candidates) in among.items():
             cell = self.cells[setting, defense, picked.seed]
-            examples = self.ledger.examples(victim) // len(cell.behind(picked.round, picked.client))
+            restored = self.ledger.examples(victim)
+            examples = restored // len(cell.behind(picked.round, picked.client))
             ratio = noise_ratio(cell.defense.chain, cell.study.training, examples)
             if ratio is None:
                 return None
-            bounds.append((candidates, ratio))
-        return max((identification_ceiling(*bound) for bound in set(bounds)), default=None)
+            bounds.append((candidates, ratio, restored))
+        return max(
+            (identification_ceiling(among, ratio, guesses=restored) for among, ratio, restored in set(bounds)), default=None
+        )
 
 
 def estimated(values: Values) -> Estimate | None:

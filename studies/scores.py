@@ -36,7 +36,7 @@ class Scores:
     `exact`: 1 for every true picture that came back as it was (the root mean squared error of its pixels is at most 0.001).
     `identified`: 1 for every true picture whose restored one resembles it more than any picture of a gallery of others does, by
     the correlation of pixels, which neither brightness nor contrast move. `among`: how many pictures they are; chance is one
-    in so many.
+    in so many for each restored picture, and so at most as many times that as are restored, since the truth matches them.
     `certified`: 1 for every true picture whose restored one the attack itself certifies as exact; `false_certificates`: 1 for
     each of these that is neither the true picture nor one that the model was given (the root mean squared error of its pixels
     is above 0.01).

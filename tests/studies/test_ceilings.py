@@ -7,10 +7,13 @@ import pytest
 import torch
 from scipy import stats
 
+from attacks import Reconstruction
 from defenses import DPSGD, Defense, GaussianNoise, MagnitudePruning, NormClipping
+from learning.data import Digits, pictures_of
 from learning.tensors import Update, generator
 from learning.training import Training
 from studies.ceilings import identification_ceiling, matched_identification, noise_ratio, simulated_identification
+from studies.scores import score
 
 
 @pytest.mark.parametrize("candidates", [2, 10, 256, 1000])
@@ -64,6 +67,25 @@ def test_the_ratio_is_that_of_the_tightest_noise(
     assert noise_ratio(chain, training, examples) == (None if ratio is None else pytest.approx(ratio))
 
 
+def test_pictures_drawn_without_looking_stay_below_the_ceiling_of_their_batch() -> None:
+    """The truth matches the pictures of a batch, so that one of many is identified by chance more often than a single one."""
+    pictures, size, flags = pictures_of(Digits()), 16, []
+    for trial in range(60):
+        order = torch.randperm(len(pictures.train), generator=generator("batch", trial))
+        true, others = pictures.train.batch(order[:size]), pictures.train.batch(order[size : size + 99])
+        drawn = Reconstruction(images=torch.rand(true.images.shape, generator=generator("drawn", trial)))
+        flags += score(drawn, true, pictures.classes, others.images).identified or []
+    assert len(flags) == 60 * size
+    interval = stats.binomtest(int(sum(flags)), len(flags)).proportion_ci(0.999)
+    assert interval.low > identification_ceiling(100, 0.0)
+    assert interval.high <= identification_ceiling(100, 0.0, guesses=size)
+
+
+def test_more_guesses_than_candidates_are_bound_by_nothing() -> None:
+    assert identification_ceiling(10, 0.0, guesses=10) == identification_ceiling(10, 0.5, 3, guesses=30) == 1.0
+    assert identification_ceiling(100, 1.0, guesses=4) == pytest.approx(identification_ceiling(25, 1.0))
+
+
 def test_an_attack_on_the_defense_itself_stays_below_its_ceiling() -> None:
     """The candidates' updates are known, and one of them is shared through clipping and noise: what the defense really does."""
     candidates, size, defense = 10, 400, [NormClipping(max_norm=2.0), GaussianNoise(std=1.0)]
@@ -84,8 +106,16 @@ def test_an_attack_on_the_defense_itself_stays_below_its_ceiling() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [(0, 1.0, 1, 1.0), (10, -1.0, 1, 1.0), (10, 1.0, 0, 1.0), (10, 1.0, 1, 0.0), (10, 1.0, 1, 1.5)]
+    "wrong",
+    [
+        (0, 1.0, 1, 1.0, 1),
+        (10, -1.0, 1, 1.0, 1),
+        (10, 1.0, 0, 1.0, 1),
+        (10, 1.0, 1, 0.0, 1),
+        (10, 1.0, 1, 1.5, 1),
+        (10, 1.0, 1, 1.0, 0),
+    ],
 )
-def test_settings_that_are_none_are_refused(wrong: tuple[int, float, int, float]) -> None:
-    with pytest.raises(ValueError, match="candidates and rounds should be 1 or more"):
+def test_settings_that_are_none_are_refused(wrong: tuple[int, float, int, float, int]) -> None:
+    with pytest.raises(ValueError, match="candidates, rounds and guesses should be 1 or more"):
         identification_ceiling(*wrong)
