@@ -1,6 +1,6 @@
 """How long restorations take, in milliseconds: iLRG beside a direct transcription of the published procedure, and soft labels.
 
-    CURIOUS_DATA=.data python -m bench.labels_speed              about two minutes on one core
+    CURIOUS_DATA=.data python -m bench.labels_speed              over ten minutes on one core
 
 Times are of the processor (one thread: what an otherwise idle machine takes; other programs' share is not counted). Both
 iLRGs run in turn on the same update; medians of `--repetitions`. The transcription does what the authors
