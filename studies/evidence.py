@@ -132,9 +132,8 @@ class Evidence:
             if ratio is None:
                 return None
             bounds.append((candidates, ratio, restored))
-        return max(
-            (identification_ceiling(among, ratio, guesses=restored) for among, ratio, restored in set(bounds)), default=None
-        )
+        ceilings = (identification_ceiling(of, ratio, guesses=guesses) for of, ratio, guesses in set(bounds))
+        return max(ceilings, default=None)
 
 
 def estimated(values: Values) -> Estimate | None:

@@ -1,5 +1,6 @@
 """What it is worth to an attack to be told the defense: the same attack on the same updates, told and not told."""
 
+import statistics
 from dataclasses import dataclass
 
 from studies.evidence import AttackInfo, Evidence, differences, estimated
@@ -16,7 +17,7 @@ class Knowledge:
     defense: str
     plain: str
     knowing: str
-    worth: dict[str, tuple[Estimate, Estimate, Estimate]]
+    worth: dict[str, tuple[float, float, Estimate]]
 
     def better(self, metric: str) -> bool:
         """Whether knowing gains by the metric, the interval leaving out zero."""
@@ -30,13 +31,13 @@ def knowledge(evidence: Evidence) -> list[Knowledge]:
     for plain, knowing in pairs(evidence):
         for setting in evidence.settings:
             for defense in (name for name in evidence.defenses if name not in evidence.bare):
-                worth = {}
+                worth: dict[str, tuple[float, float, Estimate]] = {}
                 for metric in GAINED:
                     before, after = (evidence.values(setting, defense, one.name, metric) for one in (plain, knowing))
                     gain = differences(after, before)
-                    shared = [estimated({key: values[key] for key in gain}) for values in (before, after)]
-                    if (difference := estimated(gain)) and shared[0] and shared[1]:
-                        worth[metric] = shared[0], shared[1], difference
+                    if (difference := estimated(gain)) is not None:
+                        plainly, told = (statistics.fmean(values[key] for key in gain) for values in (before, after))
+                        worth[metric] = plainly, told, difference
                 if worth:
                     found.append(Knowledge(setting, defense, plain.name, knowing.name, worth))
     return found

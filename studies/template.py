@@ -330,7 +330,7 @@ table.pictures img { width: 13mm; } pre { white-space: pre-wrap; overflow-wrap: 
 <tr>{% if several %}<td class="left">{{ pair.setting }}</td>{% endif %}<th scope="row">{{ pair.defense }}</th><td class="left">{{ pair.knowing }}</td>
 {% for metric in gained %}
 {% set scale = 1 if metric == 'psnr' else 100 %}
-{% if metric in pair.worth %}{% set before, after, gain = pair.worth[metric] %}<td><span class="value">{{ (before.mean * scale)|number(1) }} → {{ (after.mean * scale)|number(1) }}</span> <small>{{ (gain.mean * scale)|signed(1) }}{{ ' ▲' if pair.better(metric) }}</small>{% if gain.low is not none %} <small class="interval">{{ interval(gain.low, gain.high, scale) }}</small>{% endif %}</td>{% else %}<td class="dash">–</td>{% endif %}
+{% if metric in pair.worth %}{% set before, after, gain = pair.worth[metric] %}<td><span class="value">{{ (before * scale)|number(1) }} → {{ (after * scale)|number(1) }}</span> <small>{{ (gain.mean * scale)|signed(1) }}{{ ' ▲' if pair.better(metric) }}</small>{% if gain.low is not none %} <small class="interval">{{ interval(gain.low, gain.high, scale) }}</small>{% endif %}</td>{% else %}<td class="dash">–</td>{% endif %}
 {% endfor %}</tr>
 {% endfor %}
 </tbody></table></div>

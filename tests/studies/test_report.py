@@ -598,13 +598,13 @@ def test_what_knowing_the_defense_is_worth_is_told_of_attacks_that_differ_in_not
     (pair,) = found  # nothing of the bare federation, and nothing of the attack with other settings
     assert (pair.defense, pair.plain, pair.knowing) == ("clip, then noise", "plain", "told it")
     before, after, gain = pair.worth["psnr"]
-    assert after.mean - before.mean == pytest.approx(gain.mean)
+    assert after - before == pytest.approx(gain.mean)
     assert pair.better("psnr")
     assert not pair.better("label_accuracy")  # all right, told or not
     (row,) = tree.xpath("//section[@id='knowing']//tbody/tr")
     words = [text_of(cell) for cell in row.xpath("./th | ./td")]
     assert words[:2] == ["clip, then noise", "told it"]
-    assert words[2].startswith(f"{before.mean:.1f} → {after.mean:.1f} +{gain.mean:.1f} ▲")
+    assert words[2].startswith(f"{before:.1f} → {after:.1f} +{gain.mean:.1f} ▲")
     assert words[4].startswith("100.0 → 100.0 +0.0 0.0 to 0.0")
 
 
